@@ -1,0 +1,103 @@
+"""Test metrics with intervals, tables over classes, and how long a prediction takes.
+
+Introduced in notebook 02.
+"""
+
+import time
+
+from lib import runtime
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+def predict(model, images, batch_size=256):
+    """Return class probabilities (n, classes) float32 of images (n, height, width, channels)."""
+    with runtime.quiet():
+        return np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+
+
+def metrics(probabilities, labels, seed=0):
+    """Return {name: {value, low, high}} for probabilities (n, classes) and true labels (n,).
+
+    accuracy has a Wilson interval; macro precision, recall and F1 a percentile bootstrap over the test images; loss
+    (cross-entropy in nats) a normal interval of the mean. All at 95 %.
+    """
+    classes = probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+    hits = stats.binomtest(int((predicted == labels).sum()), len(labels))
+    wilson = hits.proportion_ci(0.95, method="wilson")
+    result = {"accuracy": _interval(hits.statistic, wilson.low, wilson.high)}
+
+    # Resampling test images is resampling the cells of their confusion matrix.
+    matrix = confusion_matrix(labels, predicted, labels=range(classes))
+    samples = np.random.default_rng(seed).multinomial(len(labels), matrix.ravel() / len(labels), BOOTSTRAP_SAMPLES)
+    resampled = _macro(samples.reshape(-1, classes, classes))
+    for name, value in _macro(matrix[None]).items():
+        result[name] = _interval(value[0], *np.percentile(resampled[name], [2.5, 97.5]))
+
+    true_class = np.clip(probabilities[np.arange(len(labels)), labels], keras.config.epsilon(), 1).astype(np.float64)
+    losses = -np.log(true_class)
+    margin = 1.96 * losses.std(ddof=1) / np.sqrt(len(losses))
+    result["loss"] = _interval(losses.mean(), losses.mean() - margin, losses.mean() + margin)
+    return result
+
+
+def _macro(matrices):
+    """Macro precision, recall and F1 (k,) of confusion matrices (k, true, predicted); 0 where a class has none."""
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    actual, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(actual, 1)
+    f1 = 2 * hits / np.maximum(actual + predicted, 1)
+    return {"precision_macro": precision.mean(1), "recall_macro": recall.mean(1), "f1_macro": f1.mean(1)}
+
+
+def _interval(value, low, high):
+    return {"value": round(float(value), 6), "low": round(float(low), 6), "high": round(float(high), 6)}
+
+
+def class_report(probabilities, labels, class_names):
+    """Return a DataFrame with precision, recall, F1 and number of test images per class."""
+    scores = precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=range(len(class_names)),
+                                             zero_division=0)
+    columns = dict(zip(("precision", "recall", "F1", "images"), scores, strict=True))
+    return pd.DataFrame({"class": class_names, **columns}).round(3)
+
+
+def confused_pairs(probabilities, labels, class_names, count=10):
+    """Return a DataFrame of the most frequent errors: true class, predicted class, number of test images."""
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)))
+    np.fill_diagonal(matrix, 0)
+    top = np.argsort(-matrix, axis=None, kind="stable")[:count]
+    true, predicted = np.unravel_index(top, matrix.shape)
+    names = np.asarray(class_names)
+    return pd.DataFrame({"true": names[true], "predicted": names[predicted], "images": matrix.ravel()[top]})
+
+
+def latency(model, images, batch_size=64, repeats=30):
+    """Return {"batch_1_ms": {"median", "p95"}, "batch_size", "images_per_second"} of the compiled prediction.
+
+    The clock stops when the result is on the host, after ten warm-up calls for batch 1 and two for the large batch
+    (deck D timed `model.predict` on one image, which is mostly Python).
+    """
+    model = keras.Model(model.inputs, model.outputs)  # a predict function of its own, without callbacks
+    single = _milliseconds(model, np.asarray(images[:1]), repeats, warm_ups=10)
+    batch = np.resize(images[:batch_size], (batch_size, *images.shape[1:]))
+    many = _milliseconds(model, batch, repeats=3, warm_ups=2)
+    return {"batch_1_ms": {"median": round(float(np.median(single)), 3),
+                           "p95": round(float(np.percentile(single, 95)), 3)},
+            "batch_size": batch_size, "images_per_second": round(1000 * batch_size / float(np.median(many)), 1)}
+
+
+def _milliseconds(model, batch, repeats, warm_ups):
+    times = []
+    for _ in range(warm_ups + repeats):
+        start = time.perf_counter()
+        model.predict_on_batch(batch)
+        times.append(1000 * (time.perf_counter() - start))
+    return times[warm_ups:]

@@ -1,0 +1,95 @@
+"""What a run is set to: a notebook's own defaults, over them its profile's common.yaml, over that its own file."""
+
+import ast
+import difflib
+import json
+import re
+from os.path import relpath
+
+import yaml
+
+from lib import data, project
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}
+
+
+class ParameterError(project.StudyError):
+    """A profile, a parameter file or a parameter that does not fit."""
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        if len(set(map(str, names))) < len(names):  # YAML itself would silently take the last
+            raise yaml.YAMLError(f"a name is given twice: {max(names, key=names.count)}")
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-3 for text because it has no point.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), "-+0123456789")
+
+
+def defaults(notebook_path):
+    """Return {name: value} of the first cell tagged `parameters`, which is parsed, never run."""
+    try:
+        cells = json.loads(notebook_path.read_text(encoding="utf-8"))["cells"]  # importing nbformat takes a second
+        source = next(("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])), "")
+        return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
+        what = f"needs a parameters cell of lines `name = literal` ({type(error).__name__}: {error})"
+        raise ParameterError(f"{relpath(notebook_path, project.ROOT)} {what}") from error
+
+
+def read(profile, notebook_path):
+    """Return all parameters of one run; raises ParameterError where a name or a value does not fit the notebook."""
+    declared = defaults(notebook_path)
+    merged = declared | ({"profile": profile} if "profile" in declared else {})
+    for path in (project.PARAMETERS / profile / f"{name}.yaml" for name in ("common", notebook_path.stem)):
+        others = sorted(notebook_path.parent.glob("[0-9][0-9]_*.ipynb")) if path.stem == "common" else []
+        for name, value in _parse(path).items():
+            if name in declared:
+                merged[name] = _fit(f"{relpath(path, project.ROOT)}: {name}", value, declared[name])
+            elif not any(name in defaults(other) for other in others):
+                near = difflib.get_close_matches(name, declared, 1) or [f"one of {', '.join(declared) or 'none'}"]
+                raise ParameterError(f"{relpath(path, project.ROOT)}: unknown parameter {name}: write {near[0]}")
+    return merged
+
+
+def choose_profile(requested=None):
+    """Return (profile, a line saying which data it uses and why); a profile that was asked for never falls back."""
+    known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
+    if requested and requested not in known:
+        raise ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
+    profile, why = requested or "quick", "as asked for"
+    dataset = _parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    try:
+        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else why
+    except data.DataError as error:
+        if requested:
+            raise
+        profile, dataset, why = "smoke", "digits", str(error).split(": ")[0]  # the rest says how to mend it
+    return profile, f"profile {profile} on {DATASETS.get(dataset, dataset)} ({why})"
+
+
+def _parse(path):
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        if isinstance(content, dict) and all(isinstance(name, str) for name in content):
+            return content
+        why = "must hold one `name: value` a line, nothing else"
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "is missing: create it, it may be empty" if missing else f"is not YAML: {' '.join(str(error).split())}"
+    raise ParameterError(f"{relpath(path, project.ROOT)} {why}")
+
+
+def _fit(where, value, default):
+    """Return the value in the default's type: a whole number is a float, too, true is no number."""
+    if isinstance(value, list) and isinstance(default, (list, type(None))):
+        return [_fit(f"{where}, item {place}", item, (default or [None])[0]) for place, item in enumerate(value, 1)]
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) in ((type(default),) if default is not None else (*KINDS, type(None))):
+        return value
+    raise ParameterError(f"{where} must be {KINDS.get(type(default), 'a plain value')}, not {value!r}")

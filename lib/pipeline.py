@@ -1,0 +1,265 @@
+"""Runs notebooks: papermill executes each in a kernel of its own, Dask hands them to worker processes.
+
+A notebook whose inputs have not changed keeps its result. Neither this module nor a worker imports Keras.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import tempfile
+import time
+import uuid
+from datetime import UTC, datetime
+from modulefinder import ModuleFinder
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+from lib import data, parameters, progress, project
+
+_kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
+
+
+def notebooks(only=None):
+    """Return the paths of all notebooks, or of those called `only` (a list of numbers or names)."""
+    paths = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    unknown = set(only or ()) - {name for path in paths for name in (path.stem, path.stem[:2])}
+    if unknown:
+        there = ", ".join(path.stem for path in paths)
+        raise project.StudyError(f"there is no notebook {', '.join(sorted(unknown))}: choose from {there}")
+    return [path for path in paths if only is None or path.stem in only or path.stem[:2] in only]
+
+
+def reads_records(path):
+    """Return whether the records of the other notebooks are an input of this one."""
+    return _json(path)["metadata"].get("study", {}).get("reads_records", False)
+
+
+def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
+    """Run what has changed, draw its pages, print a summary and return the exit code: 1 where a notebook failed.
+
+    `jobs` notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of
+    this machine, or of the Dask cluster whose `scheduler` address is given.
+    """
+    from lib import site
+
+    if jobs is not None and jobs < 1:
+        raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
+    folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
+    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
+              "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
+              "run": run_id} for path in notebooks(only)]  # fmt: skip
+    with progress.Progress([task["name"] for task in tasks]) as show, contextlib.ExitStack() as stack:
+        show.say(line)
+        if _json(folder / "run.json").get("line") != line:
+            _write(folder / "run.json", profile=profile, line=line)
+        for reading in (False, True):  # the records that the first wave writes are an input of the second
+            wave = []
+            for task in (task for task in tasks if reads_records(task["path"]) is reading):
+                task["digest"], marker = digest(task), _json(task["marker"])
+                if not force and marker.get("status") == "done" and marker["digest"] == task["digest"]:
+                    show.update(task["name"], state="kept", seconds=marker["seconds"])
+                else:
+                    wave.append(task)
+            if wave:
+                client = client or _connect(stack, scheduler, jobs, wave)
+                _run_wave(client, wave, show, site.render_page)
+    try:
+        index = site.render(profile)
+    finally:
+        show.summary(folder)
+    show.say(f"open {index}")
+    return int(any(row["state"] == "failed" for row in show.rows.values()))
+
+
+def digest(task):
+    """Return a hash of all that a notebook's result depends on; its Markdown is not part of that."""
+    code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
+    files = [task["root"] / "requirements.txt", *_library(task["root"], code)]
+    if reads_records(task["path"]):
+        files += sorted((task["folder"] / "records").glob("*.json"))
+    inputs = [code, task["parameters"], data.stamp(task["parameters"].get("dataset")), os.environ.get("KERAS_BACKEND"),
+              [(path.name, path.read_text(encoding="utf-8")) for path in files if path.exists()]]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _library(root, code):
+    """Return the files of the modules of `lib` that code imports, directly or not; it is parsed, not run."""
+    finder = ModuleFinder([str(root)])
+    with tempfile.TemporaryDirectory(prefix="study-") as folder:
+        script = Path(folder) / "cells.py"
+        script.write_text(re.sub(r"(?m)^[%!].*", "", "\n".join(code)), encoding="utf-8")  # without IPython's magics
+        try:
+            finder.run_script(str(script))
+        except SyntaxError:
+            return sorted((root / "lib").glob("*.py"))
+    return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
+
+
+def _connect(stack, scheduler, jobs, tasks):
+    """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it."""
+    import dask.system
+    from distributed import Client, LocalCluster
+
+    if scheduler:
+        try:
+            return stack.enter_context(Client(scheduler, timeout=10))
+        except (OSError, ValueError) as error:
+            raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
+    cores = dask.system.CPU_COUNT
+    jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True))
+    # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
+                     "temporary-directory": scratch})  # fmt: skip
+    resource_tracker.ensure_running()  # as it starts it lets Ctrl-C through again
+    masked = hasattr(signal, "pthread_sigmask") and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:  # workers inherit the mask: Ctrl-C reaches this process alone, which then stops what runs
+        return stack.enter_context(Client(stack.enter_context(LocalCluster(
+            n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, dashboard_address=None,
+            silence_logs="CRITICAL"))))  # fmt: skip
+    finally:
+        if masked is not False:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _run_wave(client, tasks, show, draw):
+    """Run notebooks side by side and show what becomes of them; on Ctrl-C stop their kernels."""
+    from distributed import as_completed, wait
+
+    run_id, futures = tasks[0]["run"], {}
+    client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
+    try:
+        for task in tasks:
+            futures[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
+        for future in as_completed(futures):
+            task, died = futures[future], "its worker process died: see that there is enough memory, then run again"
+            outcome = future.result() if future.status == "finished" else _finish(task, None, died)
+            show.update(task["name"], state=outcome["status"], seconds=outcome["seconds"], error=outcome["error"])
+            with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
+                draw(task["folder"].name, task["name"])
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        client.run(_stop, run_id)
+        with contextlib.suppress(TimeoutError):
+            wait(list(futures), timeout=4)
+        raise
+
+
+def _stop(run_id):
+    """In a worker process: end the kernels of a run and begin no others."""
+    _stopped.add(run_id)
+    for kernel in _kernels.get(run_id, ()):
+        if kernel.has_kernel and kernel.provisioner.process:
+            kernel.provisioner.process.kill()
+
+
+def execute(task):
+    """In a worker process: run one notebook, keep it as executed, and return its marker; never raises."""
+    marker, started, error = _json(task["marker"]), time.monotonic(), None
+    if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
+        return marker
+    try:
+        with tempfile.TemporaryDirectory(prefix="study-") as folder:
+            _papermill(task, Path(folder))
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the other notebooks go on
+        error = _explain(failure)
+    return _finish(task, round(time.monotonic() - started, 1), error)
+
+
+def _papermill(task, folder):
+    import papermill
+
+    papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
+    messages, output = _Messages(task), folder / "executed.ipynb"
+    try:
+        papermill.execute_notebook(
+            task["path"], output, task["parameters"], kernel_name="python3", language="python", progress_bar=False,
+            kernel_manager_class=_kernel_manager(task, folder), coalesce_streams=True,
+            resources={"metadata": {"path": str(task["path"].parent)}},  # the folder in which the kernel works
+            stdout_file=messages, on_cell_start=messages.cell)  # fmt: skip
+    finally:
+        if output.exists() and task["run"] not in _stopped:
+            project.atomic_write(task["folder"] / "notebooks" / task["path"].name, output.read_bytes())
+
+
+def _kernel_manager(task, folder):
+    """Return a class of kernels that run this Python, whatever kernels are installed, on sockets of their own."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    search = os.pathsep.join(filter(None, (str(task["root"]), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": search, "STUDY_REPORTS": str(task["folder"].parent), "STUDY_CACHE": str(task["cache"])}
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=40"]), env=environment)
+
+        def __init__(self, **settings):
+            transport = "tcp" if os.name == "nt" else "ipc"
+            super().__init__(connection_file=str(folder / "kernel.json"), transport=transport, **settings)
+            _kernels.setdefault(task["run"], []).append(self)
+
+    return Kernel
+
+
+class _Messages(io.TextIOBase):
+    """Tells the main process a notebook's section and last metric; to papermill it is a file that gets the stdout."""
+
+    def __init__(self, task):
+        from distributed import get_worker
+
+        self.task, self.worker, self.last = task, get_worker(), 0
+        self.send(state="running")
+
+    def send(self, **changes):
+        self.worker.log_event(self.task["run"], {"name": self.task["name"], "changes": changes})
+
+    def cell(self, cell, cell_index):
+        if self.task["run"] in _stopped:
+            raise InterruptedError
+        headings = re.findall(r"(?m)^## +(.+)", cell["source"]) if cell["cell_type"] == "markdown" else ()
+        if headings:
+            self.send(section=headings[-1])
+
+    def write(self, text):
+        lines = [line.strip() for line in re.split(r"[\r\n]", text) if "accuracy" in line]
+        if lines and time.monotonic() - self.last > 1:
+            self.last = time.monotonic()
+            self.send(metric=lines[-1])
+
+
+def _explain(error):
+    """Return what went wrong in one line that says what to do."""
+    kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error)).strip()
+    if kind == "DeadKernelError":
+        return "its kernel died, mostly for want of memory: close other programs, or lower batch_size or --jobs"
+    if "[Errno 28]" in text:
+        return "no space left on device: free some, then run the same command again"
+    return f"{kind}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def _finish(task, seconds, error):
+    """Write and return the marker of a notebook that has run."""
+    marker = {"notebook": task["name"], "status": "failed" if error else "done", "digest": task["digest"],
+              "seconds": seconds, "error": error, "parameters": task["parameters"], "run": task["run"]}  # fmt: skip
+    try:
+        return marker if task["run"] in _stopped else _write(task["marker"], **marker)
+    except OSError as failure:
+        return marker | {"status": "failed", "error": error or _explain(failure)}
+
+
+def _write(path, **content):
+    content["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    project.atomic_write(path, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
+    except (OSError, ValueError):
+        return {}

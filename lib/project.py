@@ -1,0 +1,42 @@
+"""Where things are, how files are written, and the base of every error a user sees as one line."""
+
+import ast
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PARAMETERS = ROOT / "parameters"
+CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache"))
+REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
+
+
+class StudyError(Exception):
+    """Something the user can mend: its message is one line that says what to do."""
+
+
+def atomic_write(path, content):
+    """Write `content` (str or bytes) to `path` whole or not at all; parent folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def code_of(path):
+    """Return a Python file's code without comments, docstrings and layout: what has to change for a result to change."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)

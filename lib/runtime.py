@@ -1,0 +1,110 @@
+"""The start of every notebook that trains: a quiet and repeatable Keras, and what the record says about the machine.
+
+Introduced in notebook 02. Import this module before Keras.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+
+from lib import project
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep what C++ libraries write to file descriptor 2 off the page; show it if an exception passes through."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(saved, log.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+with quiet():
+    import keras
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is no news here: every experiment has a new model
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all experiments of one notebook share."""
+
+    notebook: str
+    profile: str
+    seed: int
+    threads: int
+    precision: str
+    retrain: bool = False
+
+
+def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", retrain=False):
+    """Set seeds, deterministic operations, the number of CPU threads (0: every core) and the precision.
+
+    `precision` is "float32", "mixed_bfloat16" or "mixed_float16"; `retrain` says whether experiments that have a
+    record are run again. Must run before the first operation.
+    """
+    threads = threads or os.cpu_count()
+    with quiet():
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(seed)
+        keras.mixed_precision.set_dtype_policy(precision)
+        keras.ops.zeros(1)  # the first operation makes the backend report its devices
+    return Study(notebook, profile, seed, threads, precision, retrain)
+
+
+def device():
+    """Return the processor or accelerator in words."""
+    accelerators = [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+    if accelerators and keras.backend.backend() == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    if accelerators:
+        return accelerators[0]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def versions():
+    """Return {package: version} of what a result depends on."""
+    import numpy
+
+    backend = keras.backend.backend()
+    module = __import__(backend)
+    return {"python": platform.python_version(), "keras": keras.__version__, "backend": backend,
+            backend: module.__version__, "numpy": numpy.__version__}
+
+
+def commit():
+    """Return the git commit of the project, with "+" where files have changed since, or "unknown"."""
+    def git(*arguments):
+        return subprocess.run(("git", *arguments), cwd=project.ROOT, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

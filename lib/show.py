@@ -1,0 +1,48 @@
+"""What a notebook puts on the page: figures with alt text, tables, banners and its one-sentence result.
+
+Each output carries a role in its metadata, by which the site finds the banner, the result and the thumbnail.
+"""
+
+import html
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+
+
+def _role(role):
+    return {"study": {"role": role}}
+
+
+def figure(fig, alt, thumbnail=False):
+    """Display a Matplotlib figure with the text `alt` for readers who cannot see it, and close it.
+
+    With `thumbnail` the figure is also the picture on the notebook's card in the index.
+    """
+    if not alt.strip():
+        raise ValueError("a figure needs alt text: say in a sentence what it shows")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    plt.close(fig)
+    metadata = {"image/png": {"alt": alt}} | (_role("thumbnail") if thumbnail else {})
+    display({"image/png": buffer.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+
+
+def table(frame, caption, index=False):
+    """Display a pandas DataFrame with a caption; missing values are blank cells."""
+    markup = frame.to_html(index=index, na_rep="", border=0, justify="left", escape=True)
+    opening, rest = markup.split(">", 1)
+    body = f"{opening}><caption>{html.escape(caption)}</caption>{rest}"
+    display({"text/html": body, "text/plain": f"{caption}\n{frame.to_string(index=index, na_rep='')}"}, raw=True)
+
+
+def banner(text):
+    """Display a warning about the whole run that nobody can miss; the site repeats it at the top of the page."""
+    body = f'<div role="alert" style="padding:.8em;border:3px solid #b30000;font-weight:bold">⚠ {html.escape(text)}</div>'
+    display({"text/html": body, "text/plain": f"⚠ {text}"}, raw=True, metadata=_role("banner"))
+
+
+def result(text):
+    """Display the notebook's finding in one sentence; it stands on the notebook's card in the index."""
+    display({"text/html": f"<p><strong>{html.escape(text)}</strong></p>", "text/plain": text}, raw=True,
+            metadata=_role("result"))

@@ -1,0 +1,150 @@
+"""Publishes what was run: a page per notebook and an index of cards, to be read offline, on a phone, in the dark."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+from lib import project
+
+TEMPLATES = Path(__file__).with_name("templates")
+OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
+
+
+def render(profile):
+    """Render the index of `profile` and those of its pages that are older than their inputs; return the index's path."""
+    study = _study(profile)
+    for card in study["runs"]:
+        _page(study, card)
+    return _publish("index.html.j2", study["site"] / "index.html", study, study)
+
+
+def render_page(profile, name):
+    """Render the page of one notebook that was run, if it is older than its inputs; return its path."""
+    study = _study(profile)
+    for card in study["runs"]:
+        if card["name"] == name:
+            return _page(study, card)
+    raise project.StudyError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
+
+
+def _study(profile):
+    folder = project.REPORTS / profile
+    records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
+    cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    runs = [card for card in cards if card["run"]]
+    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs}
+
+
+def _read(path):
+    """A JSON file, or {} where there is none; a notebook's texts are joined, and its outputs know their role."""
+    try:
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        raise project.StudyError(f"{path} is damaged: delete it and run its notebook again") from None
+    for cell in content.get("cells", []):
+        cell["source"], cell["tags"] = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        for output in cell.get("outputs", []):
+            output["role"] = output.get("metadata", {}).get("study", {}).get("role", "")
+            output["text"] = "".join(output.get("text", ""))
+            output["data"] = {kind: "".join(output["data"][kind]) for kind in OFFLINE if kind in output.get("data", ())}
+    return content
+
+
+def _card(folder, path, records):
+    """What the pages say of one notebook, from its source, its executed copy (`run`), its marker and its records."""
+    source, run, marker = _read(path), _read(folder / "notebooks" / path.name), _read(folder / "runs" / f"{path.stem}.json")
+    outputs = [output for cell in run.get("cells", []) for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "image/png" in output["data"]]
+    opening = next((cell["source"] for cell in source["cells"] if cell["cell_type"] == "markdown"), "")
+    opening = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", opening)  # plain text: no links, no emphasis
+    declared = "\n".join(cell["source"] for cell in source["cells"] if "parameters" in cell["tags"])
+    return {
+        "name": path.stem, "source": source, "run": run, "marker": marker,
+        "records": [record for record in records if Path(record.get("notebook", "")).stem == path.stem],
+        "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
+        "lead": " ".join(re.findall(r"(?m)^>\s?(.*)$", opening)),
+        **{role: [output["data"]["text/plain"].removeprefix("⚠ ") for output in outputs if output["role"] == role]
+           for role in ("banner", "result")},
+        "figures": [output for output in figures if output["role"] == "thumbnail"][-1:] or figures[:1],
+        "meanings": dict(re.findall(r"(?m)^(\w+)\s*=.*?#\s*(.+)$", declared)),
+    }
+
+
+def _page(study, card):
+    others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
+    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), card, others]
+    return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
+
+
+def _publish(template, path, study, inputs, values=dict):
+    """Write a page to `path`, unless the file there ends in the digest of the same inputs; `values` are made late."""
+    code = [file.read_text("utf-8") for file in (Path(__file__), *sorted(TEMPLATES.glob("*.*")))]
+    stamp = f"<!-- {hashlib.sha256(json.dumps([code, inputs], default=str).encode()).hexdigest()} -->\n".encode()
+    if not path.exists() or not path.read_bytes().endswith(stamp):
+        import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
+
+        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+        environment.filters["picture"] = _picture
+        text = environment.get_template(template).render(study | values())
+        project.atomic_write(path, text.encode() + stamp)
+    return path
+
+
+def _picture(png, width=None):
+    """A PNG in base64 as the address of a smaller WebP, without loss unless that would be large."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    image.thumbnail((width or image.width, image.height))
+    small = len(png) < 150_000
+    image.save(buffer := io.BytesIO(), "webp", lossless=small, quality=20 if small else 90, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _cells(source, ran):
+    """The cells that ran, with the text of the notebook as it reads now if its code is still the code that ran."""
+    ran = [cell for cell in ran if "papermill-error-cell-tag" not in cell["tags"]]
+    code = [cell for cell in ran if cell["cell_type"] == "code"]
+    kept = [cell["source"] for cell in code if "injected-parameters" not in cell["tags"]]
+    if kept != [cell["source"] for cell in source if cell["cell_type"] == "code"]:
+        return ran, False
+    cells, code = [], iter(code)
+    for cell in source:
+        cells.append(next(code) if cell["cell_type"] == "code" else cell)
+        while "injected-parameters" in cells[-1]["tags"]:
+            cells.append(next(code))
+    return cells + list(code), True
+
+
+def _article(study, card):
+    """A notebook's cells as HTML whose links lead somewhere, and its table of contents: (level, id, title)."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_file=str(TEMPLATES / "cells.html.j2"), filters={"picture": _picture},
+                            preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"], embed_images=True)
+    cells, current = _cells(card["source"]["cells"], card["run"]["cells"])
+    notebook = nbformat.from_dict(card["run"] | {"cells": cells})
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(project.NOTEBOOKS)}})
+    pages, contents = {other["name"]: bool(other["run"]) for other in study["cards"]}, {}
+
+    def heading(match):
+        level, anchor, title = match.groups()
+        anchor += f"-{len(contents)}" if anchor in contents else ""
+        contents[anchor] = (level, anchor, title)
+        return f'<h{level} id="{anchor}">{title}<a aria-hidden="true" class="anchor" href="#{anchor}" tabindex="-1">#</a>'
+
+    def address(match):
+        path, section, name = match[1], match[2] or "", Path(match[1]).stem
+        if path.endswith(".ipynb") and name in pages:
+            return f'<a href="{name}.html{section}"' if pages[name] else f'<a href="index.html#{name}"'
+        return f'<a href="{os.path.relpath(project.NOTEBOOKS / path, study["site"])}{section}"'
+
+    body = re.sub(r"<h1[ >].*?</h1>", "", body, count=1)  # the page shows the title above its banners
+    body = re.sub(r'<h([2-6]) id="([^"]+)">(.*?)<a class="anchor-link"[^>]*>.*?</a>', heading, body)
+    body = re.sub(r'<a href="(?![a-z]+:|[#/])([^"#]+)(#[^"]*)?"', address, body)
+    return {"card": card, "current": current, "body": body, "contents": contents.values()}

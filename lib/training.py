@@ -1,0 +1,236 @@
+"""From a model, a data set and a recipe to a trained model and its record.
+
+Introduced in notebook 02.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from lib import evaluation, models, project, records, runtime, transfer
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: everything that Keras' `compile` and `fit` need, as plain values for the record.
+
+    `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant", "linear" or "cosine" (both fall
+    to zero; `warmup` is the share of steps in which the rate rises first). `flip` is "none", "random" or "alternate"
+    (Jordan 2024: every image is seen as it is and mirrored in turn); `shift` moves an image by up to so many pixels
+    either way, with reflected borders.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup: float = 0.0
+    options: dict = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    flip: str = "none"
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished experiment: its record, test probabilities (n, classes), true labels (n,) and learning curves."""
+
+    record: dict
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def history(self):
+        """{curve: [value per epoch]}, as Keras' History has it."""
+        return self.record["training"]["history"]
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled, augmented training batches of images or cached features; the same for the same seed.
+
+    The last, smaller batch of an epoch is left out: every step costs the same and weighs the same.
+    """
+
+    def __init__(self, split, num_classes, recipe, seed=0):
+        super().__init__()
+        self.split, self.recipe, self.seed, self.epoch = split, recipe, seed, 0
+        self.targets = keras.utils.to_categorical(split.labels, num_classes)
+        self.batch_size = min(recipe.batch_size, len(split.labels))
+        self._shuffle()
+
+    def _shuffle(self):
+        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.targets))
+
+    def on_epoch_end(self):
+        """Shuffle anew."""
+        self.epoch += 1
+        self._shuffle()
+
+    def __len__(self):
+        return len(self.targets) // self.batch_size
+
+    def __getitem__(self, index):
+        rows = np.sort(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        images = np.asarray(self.split.images[rows])
+        mirrored = self._mirrored(rows, generator)
+        if self.split.mirrored is not None:
+            images[mirrored] = self.split.mirrored[rows[mirrored]]
+        elif mirrored.any():
+            images[mirrored] = images[mirrored][:, :, ::-1]
+        return shift_images(images, self.recipe.shift, generator), self.targets[rows]
+
+    def _mirrored(self, rows, generator):
+        if self.recipe.flip == "alternate":
+            first = np.random.default_rng(self.seed).random(len(self.targets)) < 0.5
+            return first[rows] ^ (self.epoch % 2 == 1)
+        return generator.random(len(rows)) < (0.5 if self.recipe.flip == "random" else 0)
+
+
+def shift_images(images, shift, generator):
+    """Return images (n, height, width, channels) each moved by up to `shift` pixels, with reflected borders."""
+    if not shift:
+        return images
+    count, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+    top, left = generator.integers(0, 2 * shift + 1, (2, count, 1))
+    down, across = top + np.arange(height), left + np.arange(width)
+    return padded[np.arange(count)[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+class Progress(keras.callbacks.Callback):
+    """One line that is overwritten after each epoch, and the time until the first batch was done."""
+
+    def on_train_begin(self, logs=None):
+        self.start, self.compiled = time.perf_counter(), None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.compiled = self.compiled or time.perf_counter() - self.start
+
+    def on_epoch_end(self, epoch, logs=None):
+        print(f"epoch {epoch + 1:2}/{self.params['epochs']} · loss {logs['loss']:.3f} · "
+              f"accuracy {logs['accuracy']:.1%} · val accuracy {logs['val_accuracy']:.1%}", end="\r", flush=True)
+
+    def on_train_end(self, logs=None):
+        print(flush=True)
+
+
+@dataclass
+class Training:
+    """What `fit` returns: learning curves, and seconds without and for compilation."""
+
+    history: dict = field(default_factory=dict)
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
+def fit(model, data, recipe, callbacks=(), seed=0):
+    """Compile `model` as the recipe says and train it on `data.train`, watching `data.validation`.
+
+    Raises RuntimeError when the loss is not a number.
+    """
+    batches = Batches(data.train, data.num_classes, recipe, seed)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
+    model.compile(_optimizer(recipe, len(batches) * recipe.epochs), loss, metrics=["accuracy"])
+    validation = (np.asarray(data.validation.images),
+                  keras.utils.to_categorical(data.validation.labels, data.num_classes))
+    progress = Progress()
+    start = time.perf_counter()
+    with runtime.quiet():
+        history = model.fit(batches, epochs=recipe.epochs, validation_data=validation, verbose=0,
+                            callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN()]).history
+    if not np.isfinite(history["loss"]).all():
+        raise RuntimeError(f"the loss is not a number after epoch {len(history['loss'])}: lower the learning rate")
+    seconds = time.perf_counter() - start - progress.compiled
+    history = {name: [round(float(value), 6) for value in values] for name, values in history.items()}
+    return Training(history, round(seconds, 2), round(progress.compiled, 2))
+
+
+def _optimizer(recipe, steps):
+    warmup = round(recipe.warmup * steps)
+    rates = {
+        "constant": lambda: recipe.learning_rate,
+        "linear": lambda: keras.optimizers.schedules.PolynomialDecay(recipe.learning_rate, steps, 0.0),
+        "cosine": lambda: keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else recipe.learning_rate, steps - warmup,
+            warmup_target=recipe.learning_rate if warmup else None, warmup_steps=warmup),
+    }
+    return type(keras.optimizers.get(recipe.optimizer))(learning_rate=rates[recipe.schedule](), **recipe.options)
+
+
+def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None, reported=None,
+               **settings):
+    """Train, evaluate once on the test images, write the record and the model, and return the `Run`.
+
+    `tail` and `inputs` (see `transfer`) are given where only the end of `model` is trained, on cached outputs of its
+    frozen part; `model` is then what is counted, timed and saved. `settings` are kept in the record beside the
+    recipe's. An experiment that has a record of exactly this start and recipe is not run again: its weights are loaded.
+    """
+    trained, inputs = tail or model, inputs or data
+    sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
+    plan = {"experiment": name, **{key: value for key, value in vars(study).items() if key != "retrain"},
+            "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
+            "settings": asdict(recipe) | {"callbacks": _describe(callbacks)} | settings}  # fmt: skip
+    key = _key(plan, trained, inputs)
+    saved = records.folder(study.profile) / "models" / f"{name}.keras"
+    kept = None if study.retrain else _kept(study.profile, name, key, saved)
+    if kept:
+        model.load_weights(saved)
+        keras.utils.set_random_seed(study.seed)
+        print(f"{_summary(kept.record)} (kept from {kept.record['created']}; retrain=True trains again)")
+        return kept
+    keras.utils.set_random_seed(study.seed)
+    training = fit(trained, inputs, recipe, callbacks, study.seed)
+    keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
+    probabilities, labels = evaluation.predict(trained, inputs.test.images), np.asarray(data.test.labels)
+    record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
+              "created": datetime.now(UTC).isoformat(timespec="seconds"), "commit": runtime.commit(),
+              "versions": runtime.versions(), "device": runtime.device(),
+              "model": models.count_parameters(model) | {"flops": models.count_flops(model)},
+              "metrics": evaluation.metrics(probabilities, labels),
+              "training": {"epochs": len(training.history["loss"])} | asdict(training),
+              "latency": evaluation.latency(model, data.test.images), "reported": reported}  # fmt: skip
+    models.save(model, saved)
+    records.write(record, probabilities, labels)
+    print(_summary(record))
+    return Run(record, probabilities, labels)
+
+
+def _summary(record):
+    accuracy, training = record["metrics"]["accuracy"], record["training"]
+    return (f"{record['experiment']}: test accuracy {accuracy['value']:.1%} [{accuracy['low']:.1%}, "
+            f"{accuracy['high']:.1%}], {training['epochs']} epochs in {training['seconds']:.0f} s")
+
+
+def _key(plan, model, data):
+    """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, our code."""
+    digest = hashlib.sha256(json.dumps([plan, model.to_json(), runtime.versions()], sort_keys=True).encode())
+    digest.update(repr([layer.trainable for layer in model.layers]).encode())
+    for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
+        digest.update(np.ascontiguousarray(array))
+    for module in (evaluation, models, transfer, sys.modules[__name__]):
+        digest.update(project.code_of(module.__file__).encode())
+    return digest.hexdigest()[:16]
+
+
+def _kept(profile, name, key, saved):
+    """The finished run of this key, or None."""
+    path = records.folder(profile) / "records" / f"{name}.json"
+    if not (path.exists() and saved.exists()):
+        return None
+    record = records.read(path)
+    return Run(record, *records.predictions(profile, name)) if record.get("key") == key else None
+
+
+def _describe(callbacks):
+    """Callbacks with their settings, for the record."""
+    shown = ("monitor", "patience", "factor", "min_lr", "restore_best_weights")
+    return [{"name": type(callback).__name__} | {key: vars(callback)[key] for key in shown if key in vars(callback)}
+            for callback in callbacks]

@@ -1,0 +1,149 @@
+"""The commands of the project: `invoke --list` names them. What is slow to import waits inside the functions."""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+from invoke import Exit, task
+
+from lib import project
+
+PROFILE = "smoke, quick, full or another folder under parameters/"
+NBVAL = (sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q")
+
+
+def command(**settings):
+    """Make a task: errors that the user can mend end in one line on stderr and code 2, Ctrl-C in code 130."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def guarded(*arguments, **options):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as cleanly as at Ctrl-C
+            try:
+                code = function(*arguments, **options)
+            except KeyboardInterrupt:
+                text = "interrupted: finished notebooks are kept; run the same command again to go on"
+                raise Exit(text, 130) from None
+            except project.StudyError as error:
+                raise Exit(f"error: {error}", 2) from None
+            except OSError as error:  # no space, no permission
+                raise Exit(f"error: {error}; mend this and run the same command again", 2) from None
+            if code:
+                raise Exit(code=code)
+
+        return task(help=settings)(guarded)
+
+    return decorate
+
+
+@command(profile=PROFILE + " (default: quick if CIFAR-10 can be had, else smoke)", only="numbers or names: 02,07",
+         force="run what has not changed, too", jobs="notebooks to run at a time (default: as many as cores allow)",
+         scheduler="address of a Dask cluster to run on")
+def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
+    """Run every notebook whose code, parameters or data have changed, and build the web site."""
+    from lib import parameters, pipeline
+
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    if jobs is not None and not jobs.isdecimal():
+        raise project.StudyError(f"--jobs must be a whole number, not {jobs}")
+    pipeline.notebooks(names)  # complain before a download begins
+    profile, line = parameters.choose_profile(profile)
+    return pipeline.run(profile, line, names, force, jobs and int(jobs), scheduler)
+
+
+@command(notebook="its number or name", profile=PROFILE)
+def run(_, notebook, profile=None):
+    """Run one notebook, changed or not: invoke run 02."""
+    return run_all.body(_, profile, notebook, force=True)
+
+
+@command()
+def lab(_):
+    """Open JupyterLab with the first notebook."""
+    arguments = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # as in a container
+    return _call(sys.executable, "-m", "jupyterlab", project.NOTEBOOKS / "01_data_exploration.ipynb", *arguments)
+
+
+@command(profile=PROFILE + " (default: the one run last)")
+def report(_, profile=None):
+    """Build the web site from what was run."""
+    from lib import site
+
+    print(site.render(_newest(profile, "runs").name))
+
+
+@command(profile=PROFILE + ", or reference (default: the one run last)", port="of this machine", browser="open it")
+def serve(_, profile=None, port="8000", browser=True):
+    """Show the web site in the browser."""
+    import http.server
+    import webbrowser
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):  # one line per file says nothing
+            pass
+
+    if not port.isdecimal() or int(port) > 65535:
+        raise project.StudyError(f"--port must be a number up to 65535, not {port}")
+    handler = functools.partial(Handler, directory=_newest(profile, "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        if browser:
+            webbrowser.open(url)
+        server.serve_forever()
+
+
+@command()
+def test(_):
+    """Run the tests, then every notebook with its defaults, comparing what its checked cells show."""
+    with tempfile.TemporaryDirectory() as reports:
+        code = _call(sys.executable, "-m", "pytest", "-q", project.ROOT / "tests")
+        notebooks = _call(*NBVAL, "-n", "2", "--dist", "loadscope", project.NOTEBOOKS, reports=reports)
+    return int(bool(code or notebooks))
+
+
+@command(profile=PROFILE + " (default: the one run last)")
+def validate(_, profile=None):
+    """Run the notebooks of a run once more and compare what their checked cells show."""
+    from lib import pipeline
+
+    folder = _newest(profile, "notebooks")
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"), key=pipeline.reads_records)  # records are written before read
+    with tempfile.TemporaryDirectory() as reports:
+        return int(bool(_call(*NBVAL, *paths, reports=reports)))
+
+
+@command()
+def lint(_):
+    """Check the style of the code, notebooks included."""
+    return _call(sys.executable, "-m", "ruff", "check", project.ROOT)
+
+
+@command(cache="the parsed data and frozen features, too")
+def clean(_, cache=False):
+    """Delete what runs produced, but not reports/reference."""
+    folders = [project.REPORTS / path.name for path in project.PARAMETERS.iterdir()]
+    for folder in folders + [project.CACHE] * cache:
+        if folder.exists():
+            shutil.rmtree(folder)
+            print(f"deleted {folder}")
+
+
+def _newest(profile, part):
+    """Return a part of the profile's run folder, or, without a profile, of the run that changed it last."""
+    folders = [folder for folder in project.REPORTS.glob(f"{profile or '*'}/{part}") if any(folder.iterdir())]
+    if not folders:
+        option = f" --profile {profile}" if profile else ""
+        raise project.StudyError(f"nothing was run yet: start with `invoke run-all{option}`")
+    return max(folders, key=lambda folder: folder.stat().st_mtime)
+
+
+def _call(*arguments, reports=None):
+    """Run a command in the project's root; with `reports`, notebooks write there instead of into a run's folder."""
+    search = os.pathsep.join(filter(None, (str(project.ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": search} | ({"STUDY_REPORTS": reports} if reports else {})
+    return subprocess.call([str(argument) for argument in arguments], cwd=project.ROOT, env=environment)
