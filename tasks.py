@@ -44,12 +44,12 @@ def command(**settings):
          force="run what has not changed, too", jobs="notebooks to run at a time (default: as many as cores allow)",
          scheduler="address of a Dask cluster to run on")
 def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
-    """Run every notebook whose code, parameters or data have changed, and build the web site."""
+    """Run the notebooks that have changed and build the web site."""
     from lib import parameters, pipeline
 
     names = None if only is None else [name.strip() for name in only.split(",")]
-    if jobs is not None and not jobs.isdecimal():
-        raise project.StudyError(f"--jobs must be a whole number, not {jobs}")
+    if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
+        raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
     pipeline.notebooks(names)  # complain before a download begins
     profile, line = parameters.choose_profile(profile)
     return pipeline.run(profile, line, names, force, jobs and int(jobs), scheduler)
@@ -73,7 +73,7 @@ def report(_, profile=None):
     """Build the web site from what was run."""
     from lib import site
 
-    print(site.render(_newest(profile, "runs").name))
+    print(site.render(_newest(profile, "runs").parent.name))
 
 
 @command(profile=PROFILE + ", or reference (default: the one run last)", port="of this machine", browser="open it")
@@ -99,7 +99,7 @@ def serve(_, profile=None, port="8000", browser=True):
 
 @command()
 def test(_):
-    """Run the tests, then every notebook with its defaults, comparing what its checked cells show."""
+    """Run the tests and compare the notebooks' checked outputs."""
     with tempfile.TemporaryDirectory() as reports:
         code = _call(sys.executable, "-m", "pytest", "-q", project.ROOT / "tests")
         notebooks = _call(*NBVAL, "-n", "2", "--dist", "loadscope", project.NOTEBOOKS, reports=reports)
@@ -108,7 +108,7 @@ def test(_):
 
 @command(profile=PROFILE + " (default: the one run last)")
 def validate(_, profile=None):
-    """Run the notebooks of a run once more and compare what their checked cells show."""
+    """Run a run's notebooks again and compare their checked outputs."""
     from lib import pipeline
 
     folder = _newest(profile, "notebooks")
@@ -119,7 +119,7 @@ def validate(_, profile=None):
 
 @command()
 def lint(_):
-    """Check the style of the code, notebooks included."""
+    """Check the style of the code and the notebooks."""
     return _call(sys.executable, "-m", "ruff", "check", project.ROOT)
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from lib import project
+
+import numpy as np
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # of the archive
@@ -41,7 +41,7 @@ class DataError(project.StudyError):
 class Split(NamedTuple):
     """Images (n, height, width, channels) uint8, labels (n,) int64, and their places (n,) in the original files.
 
-    In cached features (see `transfer`), which stand in for images, `mirrored` (n, ...) holds those of the mirror images.
+    Where cached features stand in for images (see `transfer`), `mirrored` (n, ...) holds those of the mirror images.
     """
 
     images: np.ndarray

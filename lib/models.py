@@ -30,7 +30,7 @@ def save(model, path):
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         model.save(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,4 @@
-"""Runs notebooks: papermill executes each in a kernel of its own, Dask hands them to worker processes.
-
-A notebook whose inputs have not changed keeps its result. Neither this module nor a worker imports Keras.
-"""
+"""Runs the notebooks whose inputs have changed: Dask hands them to worker processes, papermill executes them there."""
 
 import contextlib
 import hashlib
@@ -18,7 +15,7 @@ from modulefinder import ModuleFinder
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from lib import data, parameters, progress, project
+from lib import data, parameters, progress, project, site
 
 _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
 
@@ -44,10 +41,6 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
     `jobs` notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of
     this machine, or of the Dask cluster whose `scheduler` address is given.
     """
-    from lib import site
-
-    if jobs is not None and jobs < 1:
-        raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
     folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
     tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
@@ -66,12 +59,9 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
                     wave.append(task)
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave)
-                _run_wave(client, wave, show, site.render_page)
-    try:
-        index = site.render(profile)
-    finally:
-        show.summary(folder)
-    show.say(f"open {index}")
+                _run_wave(client, wave, show)
+    show.summary(folder)
+    show.say(f"open {site.render(profile)}")
     return int(any(row["state"] == "failed" for row in show.rows.values()))
 
 
@@ -91,10 +81,10 @@ def _library(root, code):
     finder = ModuleFinder([str(root)])
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
         script = Path(folder) / "cells.py"
-        script.write_text(re.sub(r"(?m)^[%!].*", "", "\n".join(code)), encoding="utf-8")  # without IPython's magics
+        script.write_text("\n".join(code), encoding="utf-8")
         try:
             finder.run_script(str(script))
-        except SyntaxError:
+        except SyntaxError:  # one of IPython's magic commands
             return sorted((root / "lib").glob("*.py"))
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
@@ -106,7 +96,7 @@ def _connect(stack, scheduler, jobs, tasks):
 
     if scheduler:
         try:
-            return stack.enter_context(Client(scheduler, timeout=10))
+            return stack.enter_context(Client(scheduler, timeout=5))
         except (OSError, ValueError) as error:
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
     cores = dask.system.CPU_COUNT
@@ -119,14 +109,14 @@ def _connect(stack, scheduler, jobs, tasks):
     masked = hasattr(signal, "pthread_sigmask") and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # workers inherit the mask: Ctrl-C reaches this process alone, which then stops what runs
         return stack.enter_context(Client(stack.enter_context(LocalCluster(
-            n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, dashboard_address=None,
-            silence_logs="CRITICAL"))))  # fmt: skip
+            n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, silence_logs="CRITICAL",
+            dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))))  # any port # fmt: skip
     finally:
         if masked is not False:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
-def _run_wave(client, tasks, show, draw):
+def _run_wave(client, tasks, show):
     """Run notebooks side by side and show what becomes of them; on Ctrl-C stop their kernels."""
     from distributed import as_completed, wait
 
@@ -137,10 +127,11 @@ def _run_wave(client, tasks, show, draw):
             futures[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
         for future in as_completed(futures):
             task, died = futures[future], "its worker process died: see that there is enough memory, then run again"
-            outcome = future.result() if future.status == "finished" else _finish(task, None, died)
+            seconds = round(time.monotonic() - show.rows[task["name"]].get("started", time.monotonic()), 1)
+            outcome = future.result() if future.status == "finished" else _finish(task, seconds, died)
             show.update(task["name"], state=outcome["status"], seconds=outcome["seconds"], error=outcome["error"])
             with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
-                draw(task["folder"].name, task["name"])
+                site.render_page(task["folder"].name, task["name"])
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         client.run(_stop, run_id)
@@ -159,31 +150,27 @@ def _stop(run_id):
 
 def execute(task):
     """In a worker process: run one notebook, keep it as executed, and return its marker; never raises."""
+    import papermill
+
     marker, started, error = _json(task["marker"]), time.monotonic(), None
     if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
         return marker
+    papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
     try:
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
-            _papermill(task, Path(folder))
+            messages, output = _Messages(task), Path(folder) / "executed.ipynb"
+            try:
+                papermill.execute_notebook(
+                    task["path"], output, task["parameters"], kernel_name="python3", language="python",
+                    progress_bar=False, coalesce_streams=True, stdout_file=messages, on_cell_start=messages.cell,
+                    kernel_manager_class=_kernel_manager(task, folder),
+                    resources={"metadata": {"path": str(task["path"].parent)}})  # where the kernel works # fmt: skip
+            finally:
+                if output.exists() and task["run"] not in _stopped:
+                    project.atomic_write(task["folder"] / "notebooks" / task["path"].name, output.read_bytes())
     except Exception as failure:  # noqa: BLE001 - whatever it is, the other notebooks go on
         error = _explain(failure)
     return _finish(task, round(time.monotonic() - started, 1), error)
-
-
-def _papermill(task, folder):
-    import papermill
-
-    papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
-    messages, output = _Messages(task), folder / "executed.ipynb"
-    try:
-        papermill.execute_notebook(
-            task["path"], output, task["parameters"], kernel_name="python3", language="python", progress_bar=False,
-            kernel_manager_class=_kernel_manager(task, folder), coalesce_streams=True,
-            resources={"metadata": {"path": str(task["path"].parent)}},  # the folder in which the kernel works
-            stdout_file=messages, on_cell_start=messages.cell)  # fmt: skip
-    finally:
-        if output.exists() and task["run"] not in _stopped:
-            project.atomic_write(task["folder"] / "notebooks" / task["path"].name, output.read_bytes())
 
 
 def _kernel_manager(task, folder):
@@ -200,7 +187,7 @@ def _kernel_manager(task, folder):
 
         def __init__(self, **settings):
             transport = "tcp" if os.name == "nt" else "ipc"
-            super().__init__(connection_file=str(folder / "kernel.json"), transport=transport, **settings)
+            super().__init__(connection_file=f"{folder}/kernel.json", transport=transport, **settings)
             _kernels.setdefault(task["run"], []).append(self)
 
     return Kernel

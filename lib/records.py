@@ -6,9 +6,9 @@ Introduced in notebook 02. The fields are listed in `REQUIRED`; experiments may 
 import io
 import json
 
-import numpy as np
-
 from lib import project
+
+import numpy as np
 
 SCHEMA = 1
 REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "seed": int, "created": str,

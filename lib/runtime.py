@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib import project
 
@@ -81,7 +82,7 @@ def device():
         return jax.devices()[0].device_kind
     if accelerators:
         return accelerators[0]
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("model name"):
                 return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"

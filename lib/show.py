@@ -38,7 +38,8 @@ def table(frame, caption, index=False):
 
 def banner(text):
     """Display a warning about the whole run that nobody can miss; the site repeats it at the top of the page."""
-    body = f'<div role="alert" style="padding:.8em;border:3px solid #b30000;font-weight:bold">⚠ {html.escape(text)}</div>'
+    style = "padding:.8em;border:3px solid #b30000;font-weight:bold"
+    body = f'<div role="alert" style="{style}">⚠ {html.escape(text)}</div>'
     display({"text/html": body, "text/plain": f"⚠ {text}"}, raw=True, metadata=_role("banner"))
 
 

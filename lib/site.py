@@ -15,7 +15,7 @@ OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jp
 
 
 def render(profile):
-    """Render the index of `profile` and those of its pages that are older than their inputs; return the index's path."""
+    """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path."""
     study = _study(profile)
     for card in study["runs"]:
         _page(study, card)
@@ -56,14 +56,14 @@ def _read(path):
 
 def _card(folder, path, records):
     """What the pages say of one notebook, from its source, its executed copy (`run`), its marker and its records."""
-    source, run, marker = _read(path), _read(folder / "notebooks" / path.name), _read(folder / "runs" / f"{path.stem}.json")
+    source, run = _read(path), _read(folder / "notebooks" / path.name)
     outputs = [output for cell in run.get("cells", []) for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output["data"]]
     opening = next((cell["source"] for cell in source["cells"] if cell["cell_type"] == "markdown"), "")
     opening = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", opening)  # plain text: no links, no emphasis
     declared = "\n".join(cell["source"] for cell in source["cells"] if "parameters" in cell["tags"])
     return {
-        "name": path.stem, "source": source, "run": run, "marker": marker,
+        "name": path.stem, "source": source, "run": run, "marker": _read(folder / "runs" / f"{path.stem}.json"),
         "records": [record for record in records if Path(record.get("notebook", "")).stem == path.stem],
         "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
         "lead": " ".join(re.findall(r"(?m)^>\s?(.*)$", opening)),
@@ -136,7 +136,7 @@ def _article(study, card):
         level, anchor, title = match.groups()
         anchor += f"-{len(contents)}" if anchor in contents else ""
         contents[anchor] = (level, anchor, title)
-        return f'<h{level} id="{anchor}">{title}<a aria-hidden="true" class="anchor" href="#{anchor}" tabindex="-1">#</a>'
+        return f'<h{level} id="{anchor}">{title}<a class="anchor" href="#{anchor}" aria-hidden="true" tabindex="-1">'
 
     def address(match):
         path, section, name = match[1], match[2] or "", Path(match[1]).stem
@@ -145,6 +145,6 @@ def _article(study, card):
         return f'<a href="{os.path.relpath(project.NOTEBOOKS / path, study["site"])}{section}"'
 
     body = re.sub(r"<h1[ >].*?</h1>", "", body, count=1)  # the page shows the title above its banners
-    body = re.sub(r'<h([2-6]) id="([^"]+)">(.*?)<a class="anchor-link"[^>]*>.*?</a>', heading, body)
+    body = re.sub(r'<h([2-6]) id="([^"]+)">(.*?)<a class="anchor-link"[^>]*>', heading, body)
     body = re.sub(r'<a href="(?![a-z]+:|[#/])([^"#]+)(#[^"]*)?"', address, body)
     return {"card": card, "current": current, "body": body, "contents": contents.values()}

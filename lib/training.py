@@ -20,10 +20,10 @@ import numpy as np
 class Recipe:
     """How a model is trained: everything that Keras' `compile` and `fit` need, as plain values for the record.
 
-    `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant", "linear" or "cosine" (both fall
-    to zero; `warmup` is the share of steps in which the rate rises first). `flip` is "none", "random" or "alternate"
-    (Jordan 2024: every image is seen as it is and mirrored in turn); `shift` moves an image by up to so many pixels
-    either way, with reflected borders.
+    `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant",
+    "linear" or "cosine" (both fall to zero; `warmup` is the share of steps in which the rate rises first). `flip` is
+    "none", "random" or "alternate" (Jordan 2024: every image is seen as it is and mirrored in turn); `shift` moves an
+    image by up to so many pixels either way, with reflected borders.
     """
 
     epochs: int

@@ -5,7 +5,6 @@ Introduced in notebook 07.
 
 import hashlib
 import math
-import os
 import shutil
 import socket
 import tempfile
@@ -147,7 +146,7 @@ def _compute(prefix, parts, folder, batch_size):
                 batch = np.ascontiguousarray(images[start : start + batch_size])
                 outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
             outputs.flush()
-        os.rename(temporary, folder)
+        temporary.rename(folder)
     except OSError as error:
         if not folder.exists():  # another process may have been first, with the same content
             raise DataError(f"cannot write the feature cache in {folder.parent}: {error.strerror}") from error

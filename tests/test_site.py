@@ -18,18 +18,42 @@ from PIL import Image
 from lib import project, site
 
 FIRST = [
-    "# 01 First <steps>\n\n> *Does it* `work`? See [why](#Data).\n\nThen [the second](02_second.ipynb), the "
-    "[end of the third](03_third.ipynb#The-end) and [a helper](../lib/show.py).",
-    ["import sys, warnings\nimport matplotlib.pyplot as plt\nimport pandas as pd\nfrom IPython.display import HTML\n"
-     "from lib import show"],
+    """# 01 First <steps>
+
+> *Does it* `work`? See [why](#Data).
+
+Then [the second](02_second.ipynb), the [end of the third](03_third.ipynb#The-end) and [a helper](../lib/show.py).""",
+    ["""import sys, warnings
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML
+from lib import show"""],
     ["epochs = 2  # passes over <all> images\nname = 'a'  # of the data", "parameters"],
-    "## Data\n\n| split | images |\n|---|---:|\n| train | 450 |\n\n### Detail\n\n## Data\n\nAgain.",
+    f"""## Data
+
+| split | images |
+|---|---:|
+| train | 450 |
+
+```python
+long = "{"x" * 200}"
+```
+
+    plain = {"x" * 200}
+
+### Detail
+
+## Data
+
+Again.""",
     ["for _ in range(2):\n    show.banner(f'Not CIFAR-10 but {name}')"],
     ["plt.plot([1, 2]);\nplt.show()"],
     ["fig, ax = plt.subplots()\nshow.figure(fig, 'Axes with a \"quote\" and <nothing>', thumbnail=True)"],
-    ["for epoch in range(epochs):\n    print(f'epoch {epoch + 1}/{epochs}', end='\\r', flush=True)\n"
-     "print()\nprint('a warning', file=sys.stderr)"],
-    ["show.table(pd.DataFrame({'model': ['A1'], 'accuracy': [0.5]}), 'All models')"],
+    ["""for epoch in range(epochs):
+    print(f'epoch {epoch + 1}/{epochs}', end='\\r', flush=True)
+print()
+print('a warning', file=sys.stderr)"""],
+    ["show.table(pd.DataFrame({'model': ['A1']} | {f'column {i}': [i] for i in range(20)}), 'All models')"],
     ["HTML('<script>var x = 1</script><pre><span style=\"color: #00af00\">315,722</span></pre>')"],
     ["show.result('an early result')\nshow.result('It works in 2 epochs & more')"],
 ]
@@ -167,7 +191,7 @@ def test_cells(pages):
     first = pages["01_first"]
     assert first.count('<details class="code"') == 10 and "In\xa0[" not in first
     assert "Parameters and their defaults" in first and INJECTED.search(first)
-    assert "epoch 2/2" in first and "epoch 1/2" not in first and 'class="scroll stderr"' in first
+    assert "epoch 2/2" in first and "epoch 1/2" not in first and 'class="wrapped stderr"' in first
     assert "<caption>All models</caption>" in first and "All models\n" not in first
     assert 'class="output result"' in first
 

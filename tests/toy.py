@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat.v4 as v4
+from nbformat import v4
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = """import json, pathlib, os
@@ -20,6 +20,10 @@ record = {"notebook": NAME, "metrics": {"accuracy": {"value": rate}}}
 (folder / f"{NAME}.json").write_text(json.dumps(record))"""
 READ = """from lib import project
 print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("*.json")))"""
+
+
+def _hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Study:
@@ -59,7 +63,7 @@ class Study:
         return subprocess.Popen(
             [sys.executable, "-m", "invoke", *arguments], cwd=self.root, env=environment | variables, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+            preexec_fn=_hear_ctrl_c)  # noqa: PLW1509 - background jobs ignore SIGINT, and so would their children
 
     def invoke(self, *arguments, **variables):
         """Run `invoke`; return (exit code, stdout, stderr)."""

@@ -1,0 +1,151 @@
+"""The commands as a user types them: what they say, where they stop, with which exit code."""
+
+import re
+import signal
+import urllib.error
+import urllib.request
+
+import pytest
+import toy
+
+COMMANDS = ("clean", "lab", "lint", "report", "run", "run-all", "serve", "test", "validate")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A toy study that was run once."""
+    study = toy.Study(tmp_path_factory.mktemp("study"))
+    study.notebook("02_two")
+    study.notebook("12_last", toy.READ, reads_records=True)
+    assert study.invoke("run-all", "--profile", "smoke")[0] == 0
+    return study
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A toy study that was not run."""
+    study = toy.Study(tmp_path)
+    study.notebook("02_two")
+    return study
+
+
+def test_list_explains_each_command_in_a_line(fresh):
+    """In a terminal of 80 columns."""
+    code, out, err = fresh.invoke("--list")
+    lines = [line for line in out.splitlines()[1:] if line]
+    assert (code, err) == (0, "")
+    assert tuple(line.split()[0] for line in lines) == COMMANDS
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def refused(study, *arguments):
+    """Return the one line on stderr with which a command refuses to start."""
+    code, out, err = study.invoke(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (study.root / "reports").exists()
+    return err
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ("run-all --profile huge", "there is no profile huge: choose one of quick, smoke"),
+    ("run-all --only 99,02", "there is no notebook 99: choose from 02_two"),
+    ("run 99 --profile smoke", "there is no notebook 99: choose from 02_two"),
+    ("run-all --profile smoke --jobs 0", "--jobs must be 1 or more, not 0"),
+    ("run-all --profile smoke --jobs two", "--jobs must be 1 or more, not two"),
+    ("report", "nothing was run yet: start with `invoke run-all`"),
+    ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
+    ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
+    ("serve --port 99999", "--port must be a number up to 65535, not 99999"),
+])  # fmt: skip
+def test_bad_input_is_one_line(fresh, arguments, says):
+    """On stderr, saying what to do."""
+    assert says in refused(fresh, *arguments.split())
+
+
+def test_all_parameters_are_checked_before_anything_starts(fresh):
+    """A mistake in the last notebook's file does not show after an hour."""
+    fresh.notebook("03_three")
+    fresh.parameters("03_three", "epoch: 3\n")
+    error = refused(fresh, "run-all", "--profile", "smoke")
+    assert error == "error: parameters/smoke/03_three.yaml: unknown parameter epoch: write epochs\n"
+    (fresh.root / "parameters" / "smoke" / "02_two.yaml").unlink()
+    assert "02_two.yaml is missing" in refused(fresh, "run-all", "--profile", "smoke")
+
+
+def test_a_damaged_notebook_is_one_line(fresh):
+    """Even one that a run would skip to."""
+    (fresh.root / "notebooks" / "02_two.ipynb").write_text("{")
+    assert "02_two.ipynb needs a parameters cell" in refused(fresh, "run-all", "--profile", "smoke")
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(fresh):
+    """After the first line of the run."""
+    code, _, err = fresh.invoke("run-all", "--profile", "smoke", "--scheduler", "tcp://127.0.0.1:9")
+    assert (code, err) == (2, "error: no Dask scheduler answers at tcp://127.0.0.1:9: check --scheduler\n")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(fresh):
+    """Here a file stands where the folder should be."""
+    (fresh.root / "reports").write_text("")
+    code, _, err = fresh.invoke("run-all", "--profile", "smoke")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "mend this and run the same command again" in err
+
+
+def test_run_runs_even_what_has_not_changed(study):
+    """By number or name."""
+    before = study.marker("02_two")["created"], study.marker("02_two")["run"]
+    code, out, _ = study.invoke("run", "02", "--profile", "smoke")
+    assert code == 0
+    assert "02_two: done" in out
+    assert (study.marker("02_two")["created"], study.marker("02_two")["run"]) != before
+
+
+def test_report_draws_the_run_that_is_newest(study):
+    """And prints where."""
+    index = study.root / "reports" / "smoke" / "site" / "index.html"
+    index.unlink()
+    assert study.invoke("report") == (0, f"{index}\n", "")
+    assert index.exists()
+
+
+def test_serve_shows_the_site_on_this_machine_only(study):
+    """Nothing outside the site's folder, and Ctrl-C ends it."""
+    process = study.start("serve", "--no-browser", "--port", "0", PYTHONUNBUFFERED="1")
+    url = re.match(r"(http://127\.0\.0\.1:\d+/) ", process.stdout.readline())[1]
+    with urllib.request.urlopen(url) as answer:
+        assert b"<html" in answer.read()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{url}../run.json")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert "Traceback" not in out + err
+
+
+def test_validate_compares_without_touching_the_run(study):
+    """A changed output is found; records and markers stay as they were."""
+    records = study.root / "reports" / "smoke" / "records"
+    before = {path: path.read_bytes() for path in records.iterdir()}
+    code, out, _ = study.invoke("validate", "--profile", "smoke")
+    assert code == 0, out
+    notebook = study.root / "reports" / "smoke" / "notebooks" / "12_last.ipynb"
+    original = notebook.read_text()
+    notebook.write_text(original.replace("02_two.json", "99_other.json"))
+    code, out, _ = study.invoke("validate")
+    notebook.write_text(original)
+    assert code == 1
+    assert {path: path.read_bytes() for path in records.iterdir()} == before
+
+
+def test_clean_deletes_runs_but_not_the_reference(fresh):
+    """The cache only if asked."""
+    for folder in ("reports/smoke/runs", "reports/reference/site", ".cache/datasets"):
+        (fresh.root / folder).mkdir(parents=True)
+    assert fresh.invoke("clean")[0] == 0
+    assert [path.name for path in (fresh.root / "reports").iterdir()] == ["reference"]
+    assert (fresh.root / ".cache").exists()
+    assert fresh.invoke("clean", "--cache")[0] == 0
+    assert not (fresh.root / ".cache").exists()

@@ -1,0 +1,164 @@
+"""Test metrics against scikit-learn, intervals against published values, and the clock."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support
+
+from lib import evaluation
+
+pytestmark = pytest.mark.usefixtures("study")
+NAMES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "loss")
+
+
+def predictions(count, classes=10, skill=1.0, seed=0):
+    """Return random probabilities (count, classes) that lean towards random labels (count,)."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    logits = generator.normal(size=(count, classes)) + skill * np.eye(classes)[labels]
+    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def values(probabilities, labels):
+    """Return the metrics without their intervals."""
+    return {name: metric["value"] for name, metric in evaluation.metrics(probabilities, labels).items()}
+
+
+def by_scikit_learn(probabilities, labels):
+    """Return the same metrics from scikit-learn."""
+    classes, predicted = range(probabilities.shape[1]), probabilities.argmax(axis=1)
+    macro = precision_recall_fscore_support(labels, predicted, labels=classes, average="macro", zero_division=0)
+    loss = log_loss(labels, probabilities.astype(np.float64), labels=classes)
+    return dict(zip(NAMES, (accuracy_score(labels, predicted), *macro[:3], loss), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_equal_those_of_scikit_learn(seed):
+    """All five, to six decimals."""
+    probabilities, labels = predictions(500, seed=seed)
+    assert values(probabilities, labels) == pytest.approx(by_scikit_learn(probabilities, labels), abs=2e-6)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_class_that_is_never_predicted_counts_as_zero(recwarn):
+    """And one that does not occur; without a division by zero."""
+    probabilities, labels = predictions(300, 5)
+    probabilities[:, 2] = 0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    labels[labels == 4] = 0
+    probabilities[labels == 2] = np.float32([0.2, 0.2, 0.2, 0.2, 0.2]) + np.float32([0.1, 0, -0.1, 0, 0])
+    assert values(probabilities, labels) == pytest.approx(by_scikit_learn(probabilities, labels), abs=2e-6)
+
+
+def test_a_certain_error_has_a_finite_loss():
+    """Probability 0 of the true class is clipped as Keras clips it."""
+    assert values(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]))["loss"] == pytest.approx(-np.log(1e-7) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(("hits", "count", "low", "high"), [
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+])  # fmt: skip
+def test_the_accuracys_interval_is_wilsons(hits, count, low, high):
+    """Examples of Newcombe (1998), "Two-sided confidence intervals for the single proportion", method 3."""
+    answers = np.where(np.arange(count) < hits, 0, 1)
+    accuracy = evaluation.metrics(np.eye(2)[answers] * 0.8 + 0.1, np.zeros(count, int))["accuracy"]
+    assert (round(accuracy["low"], 4), round(accuracy["high"], 4)) == (low, high)
+
+
+def test_intervals_hold_their_value_and_shrink_with_the_number_of_images():
+    """With four times the images to a half."""
+    few, many = (evaluation.metrics(*predictions(count)) for count in (500, 2000))
+    for name in NAMES:
+        assert few[name]["low"] < few[name]["value"] < few[name]["high"]
+        assert many[name]["low"] < many[name]["value"] < many[name]["high"]
+        widths = [metric[name]["high"] - metric[name]["low"] for metric in (few, many)]
+        assert widths[1] / widths[0] == pytest.approx(0.5, abs=0.08)
+
+
+def test_the_bootstraps_interval_covers_the_spread_of_new_samples():
+    """The middle 95 % of 300 other samples of the same skill are about as wide."""
+    interval = evaluation.metrics(*predictions(1000))["f1_macro"]
+    others = [values(*predictions(1000, seed=seed))["f1_macro"] for seed in range(1, 301)]
+    low, high = np.percentile(others, [2.5, 97.5])
+    assert (interval["high"] - interval["low"]) / (high - low) == pytest.approx(1, abs=0.2)
+
+
+def test_metrics_are_the_same_each_time():
+    """The bootstrap has a fixed seed."""
+    assert evaluation.metrics(*predictions(200)) == evaluation.metrics(*predictions(200))
+
+
+def test_metrics_of_certain_answers():
+    """All right, all wrong: no interval leaves [0, 1]."""
+    labels = np.arange(40) % 4
+    for answers, value in ((labels, 1), ((labels + 1) % 4, 0)):
+        metrics = evaluation.metrics(np.eye(4)[answers], labels)
+        for name in NAMES[:4]:
+            assert metrics[name]["value"] == value
+            assert 0 <= metrics[name]["low"] <= metrics[name]["high"] <= 1
+
+
+def test_the_class_report_equals_scikit_learns():
+    """Class by class, in the order of the names."""
+    probabilities, labels = predictions(300, 4)
+    report = evaluation.class_report(probabilities, labels, "abcd")
+    scores = precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
+    assert list(report["class"]) == list("abcd")
+    for column, expected in zip(("precision", "recall", "F1", "images"), scores, strict=True):
+        np.testing.assert_allclose(report[column], expected, atol=5e-4)
+
+
+def test_confused_pairs_are_counted():
+    """The most frequent first, true class before predicted class."""
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 10)
+    answers = np.array([0] * 7 + [2] * 3 + [1] * 5 + [0] * 5 + [2] * 9 + [1])
+    pairs = evaluation.confused_pairs(np.eye(3)[answers], labels, ("cat", "dog", "frog"), 3)
+    assert pairs.to_numpy().tolist() == [["dog", "cat", 5], ["cat", "frog", 3], ["frog", "dog", 1]]
+
+
+def test_only_what_was_confused_is_a_pair():
+    """Where a model makes few errors, the table is short."""
+    labels = np.arange(20) % 4
+    answers = np.where(np.arange(20) == 7, 0, labels)
+    pairs = evaluation.confused_pairs(np.eye(4)[answers], labels, "abcd")
+    assert pairs.to_numpy().tolist() == [["d", "a", 1]]
+
+
+def test_predict_returns_probabilities_of_every_image_in_order():
+    """Also where the last batch is smaller, and from a memory map."""
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    inputs = np.random.default_rng(0).random((10, 4), np.float32)
+    probabilities = evaluation.predict(model, inputs, batch_size=4)
+    assert probabilities.shape == (10, 3)
+    assert probabilities.dtype == np.float32
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(np.log(probabilities) - np.log(probabilities[:, :1]),
+                               (inputs @ kernel + bias) - (inputs @ kernel + bias)[:, :1], atol=1e-5)
+
+
+def test_latency_is_measured_on_the_clock():
+    """Milliseconds of one image, images per second in batches; fewer images than a batch are enough."""
+    import keras
+
+    class Slow(keras.layers.Layer):
+        """Takes 20 ms, whatever it is given."""
+
+        def call(self, inputs):
+            import tensorflow as tf
+
+            return tf.numpy_function(lambda x: time.sleep(0.02) or x, [inputs], tf.float32)
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    inputs = keras.Input((2, 2, 1))
+    model = keras.Model(inputs, Slow()(inputs))
+    latency = evaluation.latency(model, np.zeros((3, 2, 2, 1), np.float32), batch_size=8, repeats=10)
+    assert sorted(latency) == ["batch_1_ms", "batch_size", "images_per_second"]
+    assert 20 <= latency["batch_1_ms"]["median"] <= latency["batch_1_ms"]["p95"]
+    assert latency["batch_1_ms"]["median"] < 200
+    assert latency["batch_size"] == 8
+    assert 8 / 0.2 < latency["images_per_second"] <= 8 / 0.02

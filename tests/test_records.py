@@ -1,0 +1,167 @@
+"""Records: what is written comes back, and what is damaged is named, not believed."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from conftest import one_line
+
+from lib import project, records
+
+RECORD = {
+    "schema": 1, "experiment": "A1", "notebook": "02_baseline_cnn", "profile": "smoke", "seed": 0,
+    "created": "2026-01-01T00:00:00+00:00", "commit": "unknown", "versions": {"python": "3.12.1"}, "device": "a CPU",
+    "dataset": {"name": "digits", "fingerprint": "0123", "train": 500, "validation": 56, "test": 360},
+    "pretrained": None, "settings": {"epochs": 2},
+    "model": {"total_parameters": 315722, "trainable_parameters": 315722, "flops": 8},
+    "metrics": {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}, "training": {"epochs": 2, "seconds": 1.5},
+    "latency": {"batch_1_ms": {"median": 1.0, "p95": 2.0}, "images_per_second": 100.0}, "reported": None,
+}  # fmt: skip
+PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(10), 30).astype(np.float32)
+LABELS = np.arange(30) % 10
+
+
+def changed(**changes):
+    """Return the record with some fields changed."""
+    return copy.deepcopy(RECORD) | changes
+
+
+@pytest.fixture
+def path(reports):
+    """The path of a written record."""
+    records.write(RECORD, PROBABILITIES, LABELS)
+    return reports / "smoke" / "records" / "A1.json"
+
+
+def refusal(path):
+    """Return the one line, with its path, with which a record is refused."""
+    with pytest.raises(records.RecordError) as error:
+        records.read(path)
+    assert str(path) in one_line(error)
+    assert "run its notebook again" in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_written_comes_back(path):
+    """The record exactly, probabilities to within float16, labels exactly."""
+    assert records.read(path) == RECORD
+    probabilities, labels = records.predictions("smoke", "A1")
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, PROBABILITIES, rtol=2**-11, atol=1e-7)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_all_records_of_a_profile(path):
+    """By name; other profiles do not show."""
+    records.write(changed(experiment="B3"), PROBABILITIES, LABELS)
+    records.write(changed(experiment="C1", profile="full"), PROBABILITIES, LABELS)
+    assert list(records.read_all("smoke")) == ["A1", "B3"]
+    assert records.read_all("smoke")["B3"]["experiment"] == "B3"
+    assert records.read_all("quick") == {}
+
+
+def test_a_failed_write_leaves_the_old_record(path, full_disk):
+    """And no temporary file."""
+    before = path.read_bytes()
+    longer = changed(settings={"text": "x" * 50_000})
+    with full_disk(20_000), pytest.raises(OSError):
+        records.write(longer, PROBABILITIES, LABELS)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["A1.json"]
+    records.write(longer, PROBABILITIES, LABELS)
+    assert records.read(path) == longer
+
+
+def test_failed_predictions_leave_the_old_ones(path, full_disk, reports):
+    """And the old record: the two belong together."""
+    many = np.random.default_rng(0).random((5000, 10))
+    with full_disk(20_000), pytest.raises(OSError):
+        records.write(changed(seed=1), many, np.zeros(5000))
+    assert len(records.predictions("smoke", "A1")[1]) == 30
+    assert records.read(path)["seed"] == 0
+    assert [file.name for file in (reports / "smoke" / "predictions").iterdir()] == ["A1.npz"]
+
+
+@pytest.mark.parametrize("field", sorted(records.REQUIRED))
+def test_every_required_field_is_missed(reports, path, field):
+    """When it is written, and when it is read; and so is one of the wrong type."""
+    for wrong in ({key: value for key, value in RECORD.items() if key != field}, changed(**{field: [1]})):
+        path.write_text(json.dumps(wrong))
+        assert field in refusal(path)
+        if field not in ("experiment", "profile"):
+            with pytest.raises(records.RecordError, match=field):
+                records.write(wrong, PROBABILITIES, LABELS)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe", json.dumps(RECORD)[:300].encode(),
+    b"[" * 100_000, json.dumps(RECORD | {"schema": 2}).encode(),
+    json.dumps(RECORD | {"metrics": {"accuracy": {"value": float("nan")}}}).encode(),
+])  # fmt: skip
+def test_a_malformed_record_is_refused(path, content):
+    """In one line with its path."""
+    path.write_bytes(content)
+    refusal(path)
+
+
+def test_a_record_that_is_a_folder_or_missing_is_refused(path, tmp_path):
+    """As are other things that are no files."""
+    refusal(tmp_path)
+    path.unlink()
+    refusal(path)
+
+
+def test_not_a_number_is_never_written(path, reports):
+    """The old record and predictions stay."""
+    before = (reports / "smoke" / "predictions" / "A1.npz").read_bytes()
+    with pytest.raises((records.RecordError, ValueError)):
+        records.write(changed(metrics={"loss": {"value": float("nan")}}), 1 - PROBABILITIES, LABELS)
+    assert records.read(path) == RECORD
+    assert (reports / "smoke" / "predictions" / "A1.npz").read_bytes() == before
+
+
+def test_random_damage_to_predictions_is_refused_or_harmless(path, reports):
+    """200 files with a few bytes changed or the end cut off."""
+    file, generator, bad = reports / "smoke" / "predictions" / "A1.npz", np.random.default_rng(0), 0
+    original = file.read_bytes()
+    for round in range(200):
+        content = bytearray(original)
+        for _ in range(generator.integers(1, 4)):
+            content[generator.integers(len(content))] = generator.integers(256)
+        if round % 5 == 0:
+            del content[generator.integers(len(content)) :]
+        file.write_bytes(content)
+        try:
+            records.predictions("smoke", "A1")
+        except records.RecordError as error:
+            assert str(file) in str(error)
+            bad += 1
+    assert bad > 100
+
+
+def test_missing_predictions_are_refused(path, reports):
+    """With their path."""
+    with pytest.raises(records.RecordError) as error:
+        records.predictions("smoke", "B3")
+    assert str(reports / "smoke" / "predictions" / "B3.npz") in one_line(error)
+
+
+def test_atomic_write_makes_folders_and_files_that_others_can_read(tmp_path):
+    """Text and bytes."""
+    for content in ("é", b"\xff"):
+        project.atomic_write(tmp_path / "a" / "b", content)
+        assert (tmp_path / "a" / "b").read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o644
+
+
+def test_code_without_comments(tmp_path):
+    """Layout, comments and docstrings do not count; a number does."""
+    def code(text):
+        (tmp_path / "a.py").write_text(text)
+        return project.code_of(tmp_path / "a.py")
+
+    plain = code("def f(x):\n    return x + 1\n")
+    assert code('"""Of the module."""\ndef f(x):  # why\n    """Doc."""\n\n    return (x +\n        1)\n') == plain
+    assert code("def f(x):\n    return x + 2\n") != plain
+    assert code("async def f(x):\n    '''Doc.'''\n    return x\n") == code("async def f(x):\n    return x\n")
