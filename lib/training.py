@@ -4,7 +4,6 @@ Introduced in notebook 02.
 """
 
 import hashlib
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -211,8 +210,8 @@ def _summary(record):
 
 def _key(plan, model, data):
     """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, our code."""
-    digest = hashlib.sha256(json.dumps([plan, model.to_json(), runtime.versions()], sort_keys=True).encode())
-    digest.update(repr([layer.trainable for layer in model.layers]).encode())
+    architecture = [(type(layer).__name__, layer.get_config() | {"name": None}) for layer in model.layers]
+    digest = hashlib.sha256(repr((plan, architecture, runtime.versions())).encode())
     for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
         digest.update(np.ascontiguousarray(array))
     for module in (evaluation, models, transfer, sys.modules[__name__]):

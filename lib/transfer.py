@@ -5,11 +5,10 @@ Introduced in notebook 07.
 
 import hashlib
 import math
+import os
 import shutil
 import socket
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from lib import project, runtime
 from lib.data import DataError
@@ -119,36 +118,39 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
     images = {part: getattr(data, part).images for part in parts}
     if mirrored:
         images["mirrored"] = images["train"][:, :, ::-1]
-    key = hashlib.sha256(repr([prefix.to_json(), data.fingerprint, {part: len(of) for part, of in images.items()},
-                               runtime.versions(), keras.config.dtype_policy().name]).encode())
-    for weight in prefix.get_weights():
-        key.update(weight)
-    folder = project.CACHE / "features" / key.hexdigest()[:16]
-    if not folder.exists():
-        _compute(prefix, images, folder, batch_size)
-    outputs = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in images}
+    folder = project.CACHE / "features" / f"{data.fingerprint}-{_fingerprint(prefix)}"
+    outputs = {part: _outputs(prefix, array, folder / f"{part}-{len(array)}.npy", batch_size)
+               for part, array in images.items()}
     splits = {part: getattr(data, part)._replace(images=outputs[part]) for part in parts}
     splits["train"] = splits["train"]._replace(mirrored=outputs.get("mirrored"))
     return replace(data, **splits)
 
 
-def _compute(prefix, parts, folder, batch_size):
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
-    size = 2 * math.prod(prefix.output_shape[1:]) * sum(len(images) for images in parts.values())
-    try:
-        if size > shutil.disk_usage(temporary).free:  # a memory map beyond the disk's end would kill the process
-            raise DataError(f"the feature cache needs {size / 1e9:.1f} GB in {folder.parent}: free some space")
-        for part, images in parts.items():
-            shape = (len(images), *prefix.output_shape[1:])
-            outputs = np.lib.format.open_memmap(temporary / f"{part}.npy", "w+", np.float16, shape)
+def _fingerprint(prefix):
+    """Name what a model computes by what it answers to noise: its weights, size, cut and precision all show there."""
+    answer = prefix([np.random.default_rng(0).integers(0, 256, (1, *prefix.input_shape[1:]), np.uint8)])
+    answer = np.ascontiguousarray(keras.ops.convert_to_numpy(keras.ops.cast(answer, "float32")))
+    return hashlib.sha256(answer.tobytes() + repr((answer.shape, runtime.versions())).encode()).hexdigest()[:16]
+
+
+def _outputs(prefix, images, path, batch_size):
+    """The memory-mapped outputs (n, ...) float16 for `images`, from the cache or computed into it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (len(images), *prefix.output_shape[1:])
+        size = 2 * math.prod(shape)
+        if size > shutil.disk_usage(path.parent).free:  # writing to a map beyond the disk's end kills the process
+            raise DataError(f"the feature cache needs {size / 1e9:.1f} GB in {path.parent}: free some space")
+        temporary = path.with_name(f".{os.getpid()}-{path.name}")
+        try:
+            outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for start in range(0, len(images), batch_size):
                 batch = np.ascontiguousarray(images[start : start + batch_size])
                 outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
             outputs.flush()
-        temporary.rename(folder)
-    except OSError as error:
-        if not folder.exists():  # another process may have been first, with the same content
-            raise DataError(f"cannot write the feature cache in {folder.parent}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            temporary.replace(path)
+        except OSError as error:
+            raise DataError(f"cannot write the feature cache in {path.parent}: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
