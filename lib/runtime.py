@@ -65,7 +65,7 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
             import tensorflow as tf
 
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         keras.mixed_precision.set_dtype_policy(precision)
