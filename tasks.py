@@ -1,5 +1,6 @@
 """The commands of the project: `invoke --list` names them. What is slow to import waits inside the functions."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -8,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 
-from invoke import Exit, task
-
 from lib import project
+
+from invoke import Exit, task
 
 PROFILE = "smoke, quick, full or another folder under parameters/"
 NBVAL = (sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q")
@@ -47,7 +48,7 @@ def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
     """Run the notebooks that have changed and build the web site."""
     from lib import parameters, pipeline
 
-    names = None if only is None else [name.strip() for name in only.split(",")]
+    names = None if only is None else [name.strip().zfill(2) for name in only.split(",")]
     if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
         raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
     pipeline.notebooks(names)  # complain before a download begins
@@ -64,6 +65,7 @@ def run(_, notebook, profile=None):
 @command()
 def lab(_):
     """Open JupyterLab with the first notebook."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Jupyter itself asks whether to stop
     arguments = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # as in a container
     return _call(sys.executable, "-m", "jupyterlab", project.NOTEBOOKS / "01_data_exploration.ipynb", *arguments)
 
@@ -94,7 +96,8 @@ def serve(_, profile=None, port="8000", browser=True):
         print(f"{url} (Ctrl-C ends it)", flush=True)
         if browser:
             webbrowser.open(url)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @command()

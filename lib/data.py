@@ -25,8 +25,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 CIFAR10_MD5 = {  # of the extracted batches; the last two are the same test images in two orders
     "c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec", "54ebc095f3ab1f0389bbae665268c751",
     "634d18415352ddfa80567beed471001a", "482c414d41f54cd18b22e5b47cb7c3cb", "40351d587109b95175f43aff81a1287e",
-    "28227fe9a59925071aeb56f68a33262d",
-}  # fmt: skip
+    "28227fe9a59925071aeb56f68a33262d"}  # fmt: skip
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py")  # official, Keras 3
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive")
@@ -93,13 +92,11 @@ def load_dataset(name, train_limit=None, test_limit=None):
     if name not in loaders:
         raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(loaders)}")
     data = loaders[name]()
-    if train_limit and train_limit < len(data.train.labels):
-        share = train_limit / len(data.train.labels)
-        validation = data.validation.take(slice(round(share * len(data.validation.labels))))
-        data = replace(data, train=data.train.take(slice(train_limit)), validation=validation)
-    if test_limit and test_limit < len(data.test.labels):
-        data = replace(data, test=data.test.take(np.sort(stratified_order(data.test.labels)[:test_limit])))
-    return data
+    share = min(1, (train_limit or np.inf) / len(data.train.labels))
+    train, validation = (split.take(slice(round(share * len(split.labels)))) for split in (data.train, data.validation))
+    tested = np.sort(stratified_order(data.test.labels)[: test_limit or None])
+    test = data.test if len(tested) == len(data.test.labels) else data.test.take(tested)
+    return replace(data, train=train, validation=validation, test=test)
 
 
 def stratified_order(labels):

@@ -6,9 +6,9 @@ import json
 import re
 from os.path import relpath
 
-import yaml
-
 from lib import data, project
+
+import yaml
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}

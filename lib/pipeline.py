@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -47,6 +48,9 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
               "run": run_id} for path in notebooks(only)]  # fmt: skip
     with progress.Progress([task["name"] for task in tasks]) as show, contextlib.ExitStack() as stack:
         show.say(line)
+        stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         if _json(folder / "run.json").get("line") != line:
             _write(folder / "run.json", profile=profile, line=line)
         for reading in (False, True):  # the records that the first wave writes are an input of the second
@@ -59,7 +63,7 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
                     wave.append(task)
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave)
-                _run_wave(client, wave, show)
+                _run_wave(client, wave, show, stop)
     show.summary(folder)
     show.say(f"open {site.render(profile)}")
     return int(any(row["state"] == "failed" for row in show.rows.values()))
@@ -116,28 +120,30 @@ def _connect(stack, scheduler, jobs, tasks):
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
-def _run_wave(client, tasks, show):
-    """Run notebooks side by side and show what becomes of them; on Ctrl-C stop their kernels."""
-    from distributed import as_completed, wait
+def _run_wave(client, tasks, show, stop):
+    """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels."""
+    from distributed import wait
 
-    run_id, futures = tasks[0]["run"], {}
+    run_id = tasks[0]["run"]
     client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
-    try:
-        for task in tasks:
-            futures[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
-        for future in as_completed(futures):
-            task, died = futures[future], "its worker process died: see that there is enough memory, then run again"
+    waiting, running = tasks[::-1], {}
+    while (waiting or running) and not stop.wait(0.2):
+        # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
+        while waiting and len(running) < max(1, sum(client.nthreads().values())):
+            task = waiting.pop()
+            running[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
+        for future in [future for future in running if future.done()]:
+            task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
             seconds = round(time.monotonic() - show.rows[task["name"]].get("started", time.monotonic()), 1)
             outcome = future.result() if future.status == "finished" else _finish(task, seconds, died)
             show.update(task["name"], state=outcome["status"], seconds=outcome["seconds"], error=outcome["error"])
             with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
                 site.render_page(task["folder"].name, task["name"])
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        client.run(_stop, run_id)
-        with contextlib.suppress(TimeoutError):
-            wait(list(futures), timeout=4)
-        raise
+    if stop.is_set():
+        with contextlib.suppress(OSError):  # workers that do not answer are gone, or will be when the cluster closes
+            client.run(_stop, run_id)
+            wait(list(running), timeout=2)
+        raise KeyboardInterrupt
 
 
 def _stop(run_id):
@@ -150,15 +156,17 @@ def _stop(run_id):
 
 def execute(task):
     """In a worker process: run one notebook, keep it as executed, and return its marker; never raises."""
-    import papermill
-
     marker, started, error = _json(task["marker"]), time.monotonic(), None
     if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
         return marker
+    messages = _Messages(task)
+    import dask
+    import papermill
+
     papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
     try:
-        with tempfile.TemporaryDirectory(prefix="study-") as folder:
-            messages, output = _Messages(task), Path(folder) / "executed.ipynb"
+        with tempfile.TemporaryDirectory(prefix="study-", dir=dask.config.get("temporary-directory", None)) as folder:
+            output = Path(folder) / "executed.ipynb"
             try:
                 papermill.execute_notebook(
                     task["path"], output, task["parameters"], kernel_name="python3", language="python",
@@ -168,7 +176,7 @@ def execute(task):
             finally:
                 if output.exists() and task["run"] not in _stopped:
                     project.atomic_write(task["folder"] / "notebooks" / task["path"].name, output.read_bytes())
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the other notebooks go on
+    except Exception as failure:  # whatever it is, the other notebooks go on
         error = _explain(failure)
     return _finish(task, round(time.monotonic() - started, 1), error)
 
@@ -186,6 +194,8 @@ def _kernel_manager(task, folder):
         kernel_spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=40"]), env=environment)
 
         def __init__(self, **settings):
+            if task["run"] in _stopped:
+                raise InterruptedError
             transport = "tcp" if os.name == "nt" else "ipc"
             super().__init__(connection_file=f"{folder}/kernel.json", transport=transport, **settings)
             _kernels.setdefault(task["run"], []).append(self)

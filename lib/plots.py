@@ -56,37 +56,3 @@ def images(rows, titles, title, columns=10):
         axis.set_title(label, fontsize=9)
     fig.suptitle(title)
     return fig
-
-
-def accuracy_against_cost(points, costs, pareto):
-    """Return one panel per cost column of `points` (experiment, accuracy, low, high in %, costs), cheaper to the left.
-
-    `pareto(costs, accuracies)` gives the indices that a line joins.
-    """
-    fig, axes = plt.subplots(1, len(costs), figsize=(4.2 * len(costs), 4.4), sharey=True, layout="constrained")
-    for axis, cost in zip(axes, costs, strict=True):
-        spread = [points["accuracy"] - points["low"], points["high"] - points["accuracy"]]
-        axis.errorbar(points[cost], points["accuracy"], yerr=spread, fmt="o", color=PALETTE[0], capsize=2)
-        front = points.iloc[pareto(points[cost].to_numpy(), points["accuracy"].to_numpy())]
-        axis.plot(front[cost], front["accuracy"], color=PALETTE[3], zorder=0)
-        for point in front.to_dict("records"):
-            axis.annotate(point["experiment"], (point[cost], point["accuracy"]), xytext=(5, -12),
-                          textcoords="offset points", fontsize=9)
-        axis.set(xlabel=cost, xscale="log")
-        axis.margins(x=0.25)
-    axes[0].set_ylabel("test accuracy (%)")
-    fig.suptitle("Accuracy against cost, with 95 % intervals; line: no cheaper model is better")
-    return fig
-
-
-def reported_against_measured(points):
-    """Return the decks' accuracies (`reported`, a share) beside measured ones (%) with their intervals."""
-    fig, axis = plt.subplots(figsize=(6.4, 0.5 * len(points) + 1.6), layout="constrained")
-    spread = [points["accuracy"] - points["low"], points["high"] - points["accuracy"]]
-    axis.errorbar(points["accuracy"], points["experiment"], xerr=spread, fmt="o", color=PALETTE[0], capsize=3,
-                  label="measured, 95 % interval")
-    axis.plot(100 * points["reported"], points["experiment"], "D", color=PALETTE[1], label="reported by the deck")
-    axis.set(xlabel="test accuracy (%)", ylabel="experiment", title="Reported against measured")
-    axis.invert_yaxis()
-    axis.legend(fontsize="small")
-    return fig

@@ -43,10 +43,12 @@ class Progress:
             return
         row["told"] = now if "metric" in changes else row["told"]
         words = {"section": "section {}", "seconds": "{} s"}
-        self.say(f"{name}: " + " · ".join(words.get(key, "{}").format(value) for key, value in changes.items() if value))
+        told = (words.get(key, "{}").format(value) for key, value in changes.items() if value)
+        self.say(f"{name}: {' · '.join(told)}")
 
     def _table(self):
-        return self._grid({"section": lambda _, row: Text(row["section"]), "last metric": lambda _, row: Text(row["metric"])})
+        columns = {"section": "section", "last metric": "metric"}
+        return self._grid({title: lambda _, row, key=key: Text(row[key]) for title, key in columns.items()})
 
     def summary(self, folder):
         """Print the table that ends a run: what became of each notebook, its best record and its report."""

@@ -3,10 +3,17 @@
 import contextlib
 import resource
 
+from lib import data, project
+
 import numpy as np
 import pytest
 
-from lib import data, project
+
+def pytest_configure(config):
+    """Leave out warnings that Keras 3.15 gives rise to by itself."""
+    for message in ("__array__ implementation doesn't accept a copy keyword", "The structure of `inputs` doesn't match",
+                    "Even though the `tf.config.experimental_run_functions_eagerly`"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +54,14 @@ def full_disk():
     return limit
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def noise():
-    """A data set of random 8×8 colour images, no two alike, in 4 classes: 40 to train, 8 to validate, 12 to test."""
+    """A data set of random 8×8 colour images."""
+    return make_noise()
+
+
+def make_noise():
+    """Return 40 images to train, 8 to validate and 12 to test, no two alike, in 4 classes."""
     generator = np.random.default_rng(0)
 
     def split(count):

@@ -1,8 +1,8 @@
 """Parameter files: what is merged, and that nothing that does not fit gets through."""
 
-import pytest
-
 from lib import data, parameters, project
+
+import pytest
 from toy import Study
 
 
@@ -100,14 +100,14 @@ def test_a_missing_file_is_an_error(study, file):
 @pytest.mark.parametrize("cell", ["epochs = max(1, 2)", "import os", "epochs =", "a.b = 1", "a, b = 1, 2"])
 def test_a_parameters_cell_holds_literals_only(study, cell):
     """Anything else could not be read without running it."""
-    with pytest.raises(parameters.ParameterError, match="02_two.ipynb needs a parameters cell"):
+    with pytest.raises(parameters.ParameterError, match=r"02_two\.ipynb needs a parameters cell"):
         parameters.defaults(study.notebook("02_two", parameters=cell))
 
 
 def test_a_damaged_notebook_is_one_line(study):
     """Not a traceback of the JSON parser."""
     study.path.write_text('{"cells": [')
-    with pytest.raises(parameters.ParameterError, match="02_two.ipynb needs"):
+    with pytest.raises(parameters.ParameterError, match=r"02_two\.ipynb needs"):
         parameters.defaults(study.path)
 
 

@@ -63,7 +63,7 @@ class Study:
         return subprocess.Popen(
             [sys.executable, "-m", "invoke", *arguments], cwd=self.root, env=environment | variables, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            preexec_fn=_hear_ctrl_c)  # noqa: PLW1509 - background jobs ignore SIGINT, and so would their children
+            preexec_fn=_hear_ctrl_c)  # background jobs ignore SIGINT, and so would this
 
     def invoke(self, *arguments, **variables):
         """Run `invoke`; return (exit code, stdout, stderr)."""
