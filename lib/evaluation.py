@@ -73,7 +73,7 @@ def confused_pairs(probabilities, labels, class_names, count=10):
     """Return a DataFrame of the most frequent errors: true class, predicted class, number of test images."""
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)))
     np.fill_diagonal(matrix, 0)
-    top = np.argsort(-matrix, axis=None, kind="stable")[:count]
+    top = np.argsort(-matrix, axis=None, kind="stable")[: min(count, np.count_nonzero(matrix))]
     true, predicted = np.unravel_index(top, matrix.shape)
     names = np.asarray(class_names)
     return pd.DataFrame({"true": names[true], "predicted": names[predicted], "images": matrix.ravel()[top]})

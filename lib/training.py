@@ -20,9 +20,9 @@ class Recipe:
     """How a model is trained: everything that Keras' `compile` and `fit` need, as plain values for the record.
 
     `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant",
-    "linear" or "cosine" (both fall to zero; `warmup` is the share of steps in which the rate rises first). `flip` is
-    "none", "random" or "alternate" (Jordan 2024: every image is seen as it is and mirrored in turn); `shift` moves an
-    image by up to so many pixels either way, with reflected borders.
+    "linear" or "cosine" (both fall to zero; with "cosine", `warmup` is the share of steps in which the rate rises
+    first). `flip` is "none", "random" or "alternate" (Jordan 2024: every image is seen as it is and mirrored in turn);
+    `shift` moves an image by up to so many pixels either way, with reflected borders.
     """
 
     epochs: int
@@ -177,7 +177,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     plan = {"experiment": name, **{key: value for key, value in vars(study).items() if key != "retrain"},
             "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks)} | settings}  # fmt: skip
-    key = _key(plan, trained, inputs)
+    key = _key(plan, model, inputs)
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)
     if kept:

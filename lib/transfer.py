@@ -3,6 +3,8 @@
 Introduced in notebook 07.
 """
 
+import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -63,8 +65,9 @@ def _imagenet_weights(build, name):
     try:
         with runtime.quiet():
             return build(input_shape=(224, 224, 3), include_top=False, weights="imagenet").get_weights()
-    except OSError as error:  # h5py's word for a damaged file
-        raise DataError(f"the ImageNet weights of {name} in the Keras home are damaged: delete the file") from error
+    except OSError as error:  # a damaged file, or no space for one
+        where = f"the ImageNet weights of {name} in the Keras home"
+        raise DataError(f"{where} cannot be used ({error}): delete the file") from error
     except Exception as error:  # Keras raises a bare Exception when a download fails
         if "URL fetch failure" not in str(error):
             raise
@@ -89,10 +92,10 @@ def split(model):
     """Return (prefix, tail): the frozen start of a flat model, and the rest, which share the model's weights.
 
     The cut is the last place before the first trainable layer where a single tensor carries everything.
-    Raises ValueError where nothing is frozen.
+    Raises ValueError where nothing, or everything, is frozen.
     """
     position = {layer.name: index for index, layer in enumerate(model.layers)}
-    first = min(position[layer.name] for layer in model.layers if layer.trainable_weights)
+    first = min((position[layer.name] for layer in model.layers if layer.trainable_weights), default=0)
     last_use = [0] * len(model.layers)
     for index, layer in enumerate(model.layers):
         for node in layer._inbound_nodes:
@@ -101,8 +104,8 @@ def split(model):
                 if source is not None:
                     last_use[source] = max(last_use[source], index)
     cuts = [cut for cut in range(1, first) if max(last_use[:cut]) <= cut]
-    if not cuts:
-        raise ValueError("the model has no frozen start to cut off")
+    if not cuts or not any(layer.weights for layer in model.layers[: cuts[-1] + 1]):
+        raise ValueError("the model needs a frozen start and a trainable end")
     tensor = model.layers[cuts[-1]].output
     return keras.Model(model.inputs, tensor), keras.Model(tensor, model.outputs)
 
@@ -115,15 +118,21 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
 
     Raises DataError where there is no space for the cache.
     """
-    images = {part: getattr(data, part).images for part in parts}
-    if mirrored:
-        images["mirrored"] = images["train"][:, :, ::-1]
     folder = project.CACHE / "features" / f"{data.fingerprint}-{_fingerprint(prefix)}"
-    outputs = {part: _outputs(prefix, array, folder / f"{part}-{len(array)}.npy", batch_size)
-               for part, array in images.items()}
-    splits = {part: getattr(data, part)._replace(images=outputs[part]) for part in parts}
-    splits["train"] = splits["train"]._replace(mirrored=outputs.get("mirrored"))
+    splits = {part: getattr(data, part) for part in parts}
+    outputs = {part: _outputs(prefix, split.images, folder / f"{part}-{_rows(split)}.npy", batch_size)
+               for part, split in splits.items()}
+    splits = {part: split._replace(images=outputs[part]) for part, split in splits.items()}
+    if mirrored:
+        path = folder / f"mirrored-{_rows(data.train)}.npy"
+        flipped = _outputs(prefix, data.train.images[:, :, ::-1], path, batch_size)
+        splits["train"] = splits["train"]._replace(mirrored=flipped)
     return replace(data, **splits)
+
+
+def _rows(split):
+    """Name the images of a split by their places in the original files."""
+    return hashlib.sha256(np.ascontiguousarray(split.indices, np.int64)).hexdigest()[:16]
 
 
 def _fingerprint(prefix):
@@ -135,22 +144,26 @@ def _fingerprint(prefix):
 
 def _outputs(prefix, images, path, batch_size):
     """The memory-mapped outputs (n, ...) float16 for `images`, from the cache or computed into it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(images), *prefix.output_shape[1:])
-        size = 2 * math.prod(shape)
-        if size > shutil.disk_usage(path.parent).free:  # writing to a map beyond the disk's end kills the process
-            raise DataError(f"the feature cache needs {size / 1e9:.1f} GB in {path.parent}: free some space")
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        try:
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    shape = (len(images), *prefix.output_shape[1:])
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if 2 * math.prod(shape) > shutil.disk_usage(path.parent).free:
+                raise OSError(errno.ENOSPC, "no space left")  # a map beyond the disk's end would kill the process
             outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for start in range(0, len(images), batch_size):
                 batch = np.ascontiguousarray(images[start : start + batch_size])
                 outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
             outputs.flush()
             temporary.replace(path)
-        except OSError as error:
-            raise DataError(f"cannot write the feature cache in {path.parent}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode="r")
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: delete it and run again") from error
+    except OSError as error:
+        reason, size = error.strerror or error, 2 * math.prod(shape) / 1e9
+        what = f"cannot write the feature cache in {path.parent}"
+        raise DataError(f"{what} ({reason}): it needs {size:.1f} GB, free some space") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

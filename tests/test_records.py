@@ -3,11 +3,11 @@
 import copy
 import json
 
+from lib import project, records
+
 import numpy as np
 import pytest
 from conftest import one_line
-
-from lib import project, records
 
 RECORD = {
     "schema": 1, "experiment": "A1", "notebook": "02_baseline_cnn", "profile": "smoke", "seed": 0,
@@ -155,6 +155,15 @@ def test_atomic_write_makes_folders_and_files_that_others_can_read(tmp_path):
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_is_replaced_not_overwritten(path):
+    """Who is reading it reads the old one to its end."""
+    before = path.read_text()
+    with path.open() as reader:
+        records.write(changed(seed=1), PROBABILITIES, LABELS)
+        assert reader.read() == before
+    assert records.read(path)["seed"] == 1
+
+
 def test_code_without_comments(tmp_path):
     """Layout, comments and docstrings do not count; a number does."""
     def code(text):
@@ -164,4 +173,3 @@ def test_code_without_comments(tmp_path):
     plain = code("def f(x):\n    return x + 1\n")
     assert code('"""Of the module."""\ndef f(x):  # why\n    """Doc."""\n\n    return (x +\n        1)\n') == plain
     assert code("def f(x):\n    return x + 2\n") != plain
-    assert code("async def f(x):\n    '''Doc.'''\n    return x\n") == code("async def f(x):\n    return x\n")

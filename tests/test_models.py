@@ -1,0 +1,96 @@
+"""Models: the layers they share, their size, and that a saved model answers as it did."""
+
+from lib import models
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+pytestmark = pytest.mark.usefixtures("study")
+
+
+def simple_cnn(greyscale=False):
+    """A1 of the study, layer by layer as on deck A's slide; D1 is the same on greyscale."""
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = models.Grayscale()(x) if greyscale else x
+    x = layers.MaxPooling2D()(layers.Conv2D(32, 3, activation="relu")(x))
+    x = layers.MaxPooling2D()(layers.Conv2D(64, 3, activation="relu")(x))
+    x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def pictures(count=4, size=32):
+    """Return random 8-bit colour images."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def test_greyscale_is_the_luminance_of_itu_r_601():
+    """0.299 red + 0.587 green + 0.114 blue, in the range of the input."""
+    images = pictures().astype(np.float32)
+    grey = keras.ops.convert_to_numpy(models.Grayscale()(images))
+    assert grey.shape == (4, 32, 32, 1)
+    np.testing.assert_allclose(grey[..., 0], images @ np.float32([0.299, 0.587, 0.114]), atol=0.05)
+    assert models.Grayscale().compute_output_shape((None, 8, 9, 3)) == (None, 8, 9, 1)
+
+
+def test_parameters_are_the_decks():
+    """A1's 315,722; D1 has one input channel instead of three."""
+    assert models.count_parameters(simple_cnn())["total_parameters"] == 315_722
+    assert models.count_parameters(simple_cnn(greyscale=True))["total_parameters"] == 315_146
+
+
+def test_only_what_is_trained_counts_as_trainable():
+    """Frozen layers and BatchNorm statistics are not."""
+    inputs = keras.Input((4,))
+    frozen = layers.Dense(5)
+    model = keras.Model(inputs, layers.Dense(2)(layers.BatchNormalization()(frozen(inputs))))
+    assert models.count_parameters(model) == {"total_parameters": 25 + 20 + 12, "trainable_parameters": 25 + 10 + 12}
+    frozen.trainable = False
+    assert models.count_parameters(model) == {"total_parameters": 25 + 20 + 12, "trainable_parameters": 10 + 12}
+
+
+@pytest.mark.parametrize(("layer", "shape", "flops"), [
+    (lambda: layers.Conv2D(8, 3), (32, 32, 3), 2 * 30 * 30 * 8 * 3 * 3 * 3),
+    (lambda: layers.Conv2D(8, 3, strides=2, padding="same"), (32, 32, 3), 2 * 16 * 16 * 8 * 3 * 3 * 3),
+    (lambda: layers.Conv2D(8, 1, groups=2), (5, 7, 4), 2 * 5 * 7 * 8 * 2),
+    (lambda: layers.DepthwiseConv2D(3), (32, 32, 6), 2 * 30 * 30 * 6 * 3 * 3),
+    (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), (8, 8, 6), 2 * 8 * 8 * 12 * 3 * 3),
+    (lambda: layers.Dense(10), (128,), 2 * 128 * 10),
+    (lambda: layers.Dense(10), (5, 128), 2 * 5 * 128 * 10),
+    (lambda: layers.ReLU(), (8, 8, 3), 0),
+])  # fmt: skip
+def test_operations_are_those_counted_by_hand(layer, shape, flops):
+    """Multiply and add are two."""
+    inputs = keras.Input(shape)
+    assert models.count_flops(keras.Model(inputs, layer()(inputs))) == flops
+
+
+def test_operations_of_a_whole_model_and_of_one_inside_another():
+    """A1: two convolutions and two dense layers."""
+    expected = 2 * (30 * 30 * 32 * 27 + 13 * 13 * 64 * 288 + 2304 * 128 + 128 * 10)
+    model, inputs = simple_cnn(), keras.Input((32, 32, 3), dtype="uint8")
+    assert models.count_flops(model) == expected
+    assert models.count_flops(keras.Model(inputs, model(inputs))) == expected
+
+
+@pytest.mark.parametrize("greyscale", [False, True])
+def test_a_saved_model_gives_the_same_outputs(tmp_path, greyscale):
+    """From raw pixels, loaded in safe mode: no code comes with it."""
+    model, path = simple_cnn(greyscale), tmp_path / "folder" / "model.keras"
+    models.save(model, path)
+    loaded = keras.models.load_model(path, safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict(pictures(), verbose=0), model.predict(pictures(), verbose=0))
+    assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
+
+
+def test_a_failed_save_leaves_the_old_model(tmp_path, full_disk):
+    """And no temporary file."""
+    path, model = tmp_path / "model.keras", simple_cnn()
+    models.save(model, path)
+    before = path.read_bytes()
+    with full_disk(100_000), pytest.raises(OSError):
+        models.save(model, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]

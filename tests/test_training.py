@@ -1,0 +1,383 @@
+"""Training: what a batch holds, that a run can be repeated, and that a finished experiment is kept."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+from lib import evaluation, project, records, training
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+pytestmark = pytest.mark.usefixtures("study")
+
+
+def network(dropout=0.5):
+    """A small network for 8×8 images, with all that is random in training; its names are the same each time."""
+    inputs = keras.Input((8, 8, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 255, name="scale")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, activation="relu", name="conv")(x))
+    x = layers.Dropout(dropout, seed=1, name="dropout")(layers.Flatten(name="flat")(x))
+    return keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
+
+
+RECIPE = training.Recipe(epochs=2, batch_size=8, flip="random", shift=1)
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def epochs(batches, count):
+    """Return what `count` epochs show: a list of (images, targets) per epoch."""
+    shown = []
+    for _ in range(count):
+        parts = [batches[index] for index in range(len(batches))]
+        shown.append(tuple(np.concatenate(part) for part in zip(*parts, strict=True)))
+        batches.on_epoch_end()
+    return shown
+
+
+def places(images, split):
+    """Return for each image its place in the split and whether it is mirrored; no two images are alike."""
+    known = {image.tobytes(): (place, False) for place, image in enumerate(split.images)}
+    known |= {image[:, ::-1].tobytes(): (place, True) for place, image in enumerate(split.images)}
+    return [known[image.tobytes()] for image in images]
+
+
+def test_batches_are_the_same_for_the_same_seed_only(noise):
+    """In every epoch; another epoch and another seed show something else."""
+    def digest(seed):
+        batches = training.Batches(noise.train, 4, RECIPE, seed)
+        return [hashlib.sha256(images.tobytes()).hexdigest() for images, _ in epochs(batches, 3)]
+
+    assert digest(1) == digest(1)
+    assert len(set(digest(1) + digest(2))) == 6
+
+
+def test_a_batch_can_be_asked_for_twice(noise):
+    """Keras looks at the first one before it trains."""
+    batches = training.Batches(noise.train, 4, RECIPE)
+    np.testing.assert_array_equal(batches[2][0], batches[2][0])
+
+
+def test_an_epoch_shows_every_image_once_with_its_label(noise):
+    """The last, smaller batch is left out, other images each time."""
+    split = noise.train.take(slice(37))
+    shown = epochs(training.Batches(split, 4, replace(RECIPE, flip="none", shift=0)), 20)
+    missing = []
+    for images, targets in shown:
+        found = [place for place, _ in places(images, split)]
+        assert len(found) == len(set(found)) == 32
+        assert targets.argmax(axis=1).tolist() == [split.labels[place] for place in found]
+        missing.append(frozenset(range(37)) - set(found))
+    assert len(set(missing)) > 10
+
+
+def test_fewer_images_than_a_batch_are_one_batch(noise):
+    """Not none."""
+    batches = training.Batches(noise.validation, 4, replace(RECIPE, batch_size=64))
+    assert len(batches) == 1
+    assert batches[0][0].shape == (8, 8, 8, 3)
+
+
+def test_fit_goes_through_all_batches_of_every_epoch(noise):
+    """As Keras draws them, in an order of its own: none twice and none of another epoch."""
+    class Watched(training.Batches):
+        def __getitem__(self, index):
+            drawn[-1].append((self.epoch, index))
+            return super().__getitem__(index)
+
+        def on_epoch_end(self):
+            drawn.append([])
+            super().on_epoch_end()
+
+    drawn, model = [[]], network()
+    model.compile("sgd", "categorical_crossentropy")
+    model.fit(Watched(noise.train, 4, RECIPE), epochs=3, verbose=0)
+    trained_on = [sorted(epoch) for epoch in drawn if len(epoch) > 2]  # the first draws only find out the shapes
+    assert len(trained_on) == 3
+    for epoch in trained_on:
+        assert epoch == [(epoch[0][0], index) for index in range(5)]
+    assert len({epoch[0][0] for epoch in trained_on}) == 3
+
+
+def test_alternate_flip_shows_each_image_as_it_is_and_mirrored_in_turn(noise):
+    """Exactly; about half of them begin mirrored."""
+    recipe = replace(RECIPE, flip="alternate", shift=0)
+    turns = [dict(places(images, noise.train)) for images, _ in epochs(training.Batches(noise.train, 4, recipe), 4)]
+    for place in range(40):
+        assert turns[0][place] == turns[2][place] != turns[1][place] == turns[3][place]
+    assert 10 < sum(turns[0].values()) < 30
+
+
+def test_random_flip_mirrors_half_of_the_images_anew_each_time(noise):
+    """And "none" mirrors none."""
+    recipe = replace(RECIPE, shift=0)
+    turns = [dict(places(images, noise.train)) for images, _ in epochs(training.Batches(noise.train, 4, recipe), 50)]
+    assert np.mean([list(turn.values()) for turn in turns]) == pytest.approx(0.5, abs=0.05)
+    shares = np.mean([[turn[place] for place in range(40)] for turn in turns], axis=0)
+    assert shares.min() > 0.2
+    assert shares.max() < 0.8
+    plain = training.Batches(noise.train, 4, replace(recipe, flip="none"))
+    assert not any(mirrored for images, _ in epochs(plain, 3) for _, mirrored in places(images, noise.train))
+
+
+def test_mirrored_features_stand_in_for_mirrored_images(noise):
+    """They come from the cache; the features themselves are never turned round."""
+    features = np.random.default_rng(0).random((40, 2, 2, 5)).astype(np.float16)
+    split = noise.train._replace(images=features, mirrored=features + 10)
+    batches = training.Batches(split, 4, replace(RECIPE, flip="alternate", shift=0))
+    for _ in range(2):
+        rows = np.sort(batches.order[:8])
+        images, _ = batches[0]
+        turned = images.min(axis=(1, 2, 3)) >= 10
+        expected = np.where(turned[:, None, None, None], features[rows] + 10, features[rows])
+        np.testing.assert_array_equal(images, expected)
+        assert 0 < turned.sum() < 8
+        batches.on_epoch_end()
+
+
+def test_batches_leave_the_data_as_it_is(noise, tmp_path):
+    """Read-only memory maps will do."""
+    np.save(tmp_path / "images.npy", noise.train.images)
+    split = noise.train._replace(images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    before = noise.train.images.copy()
+    epochs(training.Batches(split, 4, replace(RECIPE, shift=2)), 2)
+    epochs(training.Batches(noise.train, 4, replace(RECIPE, shift=2)), 2)
+    np.testing.assert_array_equal(noise.train.images, before)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_shifted_images_stay_in_range_with_reflected_borders(shift):
+    """Every move up to `shift` in both directions occurs, none beyond, and each image has its own."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 6, 6, 2), np.uint8)
+    shifted = training.shift_images(images, shift, np.random.default_rng(1))
+    assert shifted.shape == images.shape
+    assert shifted.dtype == images.dtype
+    seen = set()
+    for image, result in zip(images, shifted, strict=True):
+        padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
+        moves = [(down, across) for down in range(2 * shift + 1) for across in range(2 * shift + 1)
+                 if np.array_equal(padded[down : down + 6, across : across + 6], result)]
+        assert len(moves) == 1
+        seen.update(moves)
+    assert len(seen) == (2 * shift + 1) ** 2
+
+
+def test_no_shift_is_no_copy():
+    """Nor a random number."""
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    assert training.shift_images(images, 0, None) is images
+
+
+# ---------------------------------------------------------------------------------------------- fit
+
+
+def trained(noise, recipe=RECIPE, seed=0):
+    """Return a network trained from this seed, and its learning curves."""
+    keras.utils.set_random_seed(seed)
+    model = network()
+    return model, training.fit(model, noise, recipe, seed=seed)
+
+
+def digest(model):
+    """Return a hash of a model's weights."""
+    return hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_weights_in_another_process(noise):
+    """To the last bit, with everything random switched on; another seed gives others."""
+    code = """
+        import test_training, conftest
+        from lib import runtime
+        runtime.start("00_test", "smoke", seed=0, threads=1)
+        model, _ = test_training.trained(conftest.make_noise())
+        print(test_training.digest(model))"""
+    search = os.pathsep.join((str(project.ROOT / "tests"), str(project.ROOT)))
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=project.ROOT, text=True,
+                             stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": search}, check=True)
+    here = digest(trained(noise)[0])
+    assert process.stdout.split()[-1] == here
+    assert digest(trained(noise, seed=1)[0]) != here
+
+
+def test_validation_images_are_never_augmented(noise):
+    """The curve's last value is what an evaluation of the trained model gives, each time."""
+    model, result = trained(noise, replace(RECIPE, flip="alternate", shift=3, label_smoothing=0.1))
+    images, targets = noise.validation.images, keras.utils.to_categorical(noise.validation.labels, 4)
+    for _ in range(2):
+        loss, accuracy = model.evaluate(images, targets, verbose=0)
+        assert result.history["val_loss"][-1] == pytest.approx(loss, abs=2e-6)
+        assert result.history["val_accuracy"][-1] == pytest.approx(accuracy, abs=2e-6)
+
+
+def test_training_reports_curves_seconds_and_a_line_per_epoch(noise, capsys):
+    """Compilation apart."""
+    result = trained(noise)[1]
+    assert {name: len(curve) for name, curve in result.history.items()} == dict.fromkeys(
+        ("accuracy", "loss", "val_accuracy", "val_loss"), 2)
+    assert result.seconds >= 0
+    assert 0 < result.compile_seconds < 60
+    lines = capsys.readouterr().out.replace("\n", "").split("\r")
+    assert lines[0].startswith("epoch  1/2 · loss ")
+    assert lines[1].startswith("epoch  2/2 · loss ")
+    assert " · val accuracy " in lines[1]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(noise):
+    """With what to do about it."""
+    with pytest.raises(RuntimeError, match=r"^the loss is not a number after epoch 1: lower the learning rate$"):
+        trained(noise, replace(RECIPE, optimizer="sgd", learning_rate=1e30, epochs=5))
+
+
+@pytest.mark.parametrize(("schedule", "warmups"), [("linear", [0]), ("cosine", [0, 0.1])])
+def test_the_learning_rate_rises_and_falls_to_zero(schedule, warmups):
+    """It rises in the first tenth of the steps, where a warm-up is asked for."""
+    recipe = training.Recipe(1, schedule=schedule, learning_rate=0.5)
+    for warmup in warmups:
+        rate = training._optimizer(replace(recipe, warmup=warmup), 100)._learning_rate
+        rates = np.array([float(rate(step)) for step in range(101)])
+        top = round(warmup * 100)
+        assert rates[top] == rates.max() == pytest.approx(0.5)
+        assert rates[100] == pytest.approx(0, abs=1e-6)
+        assert (np.diff(rates[top:]) < 0).all()
+        assert (np.diff(rates[: top + 1]) > 0).all()
+        assert rates[0] == pytest.approx(0 if warmup else 0.5, abs=0.06)
+
+
+def test_a_recipe_reaches_the_optimizer():
+    """Name, rate and options."""
+    optimizer = training._optimizer(training.Recipe(1, optimizer="adamw", options={"weight_decay": 0.02}), 10)
+    assert type(optimizer) is keras.optimizers.AdamW
+    assert float(optimizer.learning_rate) == pytest.approx(1e-3)
+    assert optimizer.weight_decay == 0.02
+
+
+# ---------------------------------------------------------------------------------------------- experiment
+
+
+class Counter(keras.callbacks.Callback):
+    """Counts the epochs that were trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+
+
+@pytest.fixture
+def eager():
+    """No compilation: it takes longer than all else where many small trainings follow each other."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def lab(reports, noise, study):
+    """A function that runs one small experiment and returns (run, model, epochs trained)."""
+    def run(recipe=RECIPE, study=study, dataset=noise, seed=0, **settings):
+        counter, _ = Counter(), keras.utils.set_random_seed(seed)
+        model = network()
+        result = training.experiment(replace(study, seed=seed), "A1", model, dataset, recipe, [counter], **settings)
+        return result, model, counter.epochs
+
+    return run
+
+
+def test_an_experiment_leaves_record_predictions_and_model(lab, noise, reports, capsys):
+    """All three say the same, and every field of a record is there."""
+    run, model, count = lab(reported={"accuracy": 0.5}, note="a setting")
+    assert count == 2
+    assert "A1: test accuracy " in capsys.readouterr().out
+    assert sorted(path.name for path in (reports / "smoke").rglob("*.*")) == ["A1.json", "A1.keras", "A1.npz"]
+    record = records.read(reports / "smoke" / "records" / "A1.json")
+    assert record == run.record
+    assert record["dataset"] == {"name": "noise", "fingerprint": "0123", "train": 40, "validation": 8, "test": 12}
+    assert record["settings"]["note"] == "a setting"
+    assert record["settings"]["batch_size"] == 8
+    assert record["settings"]["callbacks"] == [{"name": "Counter"}]
+    assert (record["notebook"], record["seed"], record["reported"]) == ("00_test", 0, {"accuracy": 0.5})
+    assert record["model"]["total_parameters"] == model.count_params()
+    assert record["training"]["epochs"] == len(run.history["loss"]) == 2
+    assert record["metrics"] == evaluation.metrics(run.probabilities, noise.test.labels)
+    assert set(record["metrics"]) == {"accuracy", "precision_macro", "recall_macro", "f1_macro", "loss"}
+    probabilities, labels = records.predictions("smoke", "A1")
+    np.testing.assert_allclose(probabilities, run.probabilities, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(labels, noise.test.labels)
+    saved = keras.models.load_model(reports / "smoke" / "models" / "A1.keras", safe_mode=True)
+    np.testing.assert_array_equal(evaluation.predict(saved, noise.test.images), run.probabilities)
+
+
+def test_a_finished_experiment_is_kept(lab, capsys):
+    """Its weights are loaded, nothing is trained, and what comes next starts as if it had been."""
+    first, trained_model, _ = lab()
+    after = keras.random.uniform((3,)), np.random.random()
+    capsys.readouterr()
+    second, loaded_model, count = lab()
+    assert count == 0
+    assert "kept from" in capsys.readouterr().out
+    assert digest(loaded_model) == digest(trained_model)
+    assert second.record == first.record
+    np.testing.assert_allclose(second.probabilities, first.probabilities, rtol=1e-3, atol=1e-6)
+    assert (np.asarray(after[0]) == np.asarray(keras.random.uniform((3,)))).all()
+    assert after[1] == np.random.random()
+
+
+@pytest.mark.usefixtures("eager")
+def test_another_start_or_recipe_is_trained_again(lab, study, noise, reports, monkeypatch):
+    """Recipe, seed, setting, precision, data, code, a missing model; or because it was asked for."""
+    plain = replace(RECIPE, epochs=1, batch_size=40)
+    assert lab(plain)[2] == 1
+    assert lab(plain)[2] == 0
+    other = replace(noise, train=noise.train.take(slice(39, None, -1)))
+    for change in ({"recipe": replace(plain, learning_rate=0.01)}, {"seed": 1}, {"image_size": 96},
+                   {"study": replace(study, precision="other")}, {"dataset": other}):
+        assert lab(**{"recipe": plain} | change)[2] == 1, change
+    assert lab(plain)[2] == 1
+    assert lab(plain, study=replace(study, retrain=True))[2] == 1
+    assert lab(plain)[2] == 0
+    (reports / "smoke" / "models" / "A1.keras").unlink()
+    assert lab(plain)[2] == 1
+    code = project.code_of
+    monkeypatch.setattr(project, "code_of", lambda path: code(path) + ("changed" if "training" in path else ""))
+    assert lab(plain)[2] == 1
+
+
+@pytest.mark.usefixtures("eager")
+def test_another_frozen_start_is_trained_again(lab, noise, reports, study):
+    """Its weights decide the result as much as those that are trained."""
+    def run(scale):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 3), dtype="uint8", name="image")
+        middle = layers.Rescaling(1 / 255, name="scale")(inputs)
+        middle = layers.Conv2D(4, 8, kernel_initializer=keras.initializers.Constant(scale), name="conv")(middle)
+        features = keras.Input((1, 1, 4), name="features")
+        head = keras.Sequential([features, layers.Flatten(name="flat"), layers.Dense(4, "softmax", name="classes")],
+                                name="head")
+        model, prefix = keras.Model(inputs, head(middle), name="all"), keras.Model(inputs, middle)
+        splits = {part: getattr(noise, part)._replace(images=evaluation.predict(prefix, getattr(noise, part).images))
+                  for part in ("train", "validation", "test")}
+        counter = Counter()
+        training.experiment(study, "B3", model, noise, RECIPE, [counter], tail=head, inputs=replace(noise, **splits))
+        return counter.epochs
+
+    assert run(0.01) == RECIPE.epochs
+    assert run(0.01) == 0
+    assert run(0.02) == RECIPE.epochs
+
+
+def test_a_failed_training_leaves_no_record(lab, reports):
+    """Only the line that says why."""
+    with pytest.raises(RuntimeError):
+        lab(replace(RECIPE, optimizer="sgd", learning_rate=1e30))
+    assert not reports.exists() or not list(reports.rglob("*.*"))
