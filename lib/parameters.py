@@ -20,8 +20,8 @@ class ParameterError(project.StudyError):
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value]
-        if len(set(map(str, names))) < len(names):  # YAML itself would silently take the last
+        names = [str(key.value) for key, _ in node.value]
+        if len(set(names)) < len(names):  # YAML itself would silently take the last
             raise yaml.YAMLError(f"a name is given twice: {max(names, key=names.count)}")
         return super().construct_mapping(node, deep)
 
@@ -45,12 +45,12 @@ def read(profile, notebook_path):
     """Return all parameters of one run; raises ParameterError where a name or a value does not fit the notebook."""
     declared = defaults(notebook_path)
     merged = declared | ({"profile": profile} if "profile" in declared else {})
-    for path in (project.PARAMETERS / profile / f"{name}.yaml" for name in ("common", notebook_path.stem)):
-        others = sorted(notebook_path.parent.glob("[0-9][0-9]_*.ipynb")) if path.stem == "common" else []
+    for stem, sharing in (("common", "[0-9][0-9]_*.ipynb"), (notebook_path.stem, notebook_path.name)):
+        path = project.PARAMETERS / profile / f"{stem}.yaml"
         for name, value in _parse(path).items():
             if name in declared:
                 merged[name] = _fit(f"{relpath(path, project.ROOT)}: {name}", value, declared[name])
-            elif not any(name in defaults(other) for other in others):
+            elif not any(name in defaults(other) for other in notebook_path.parent.glob(sharing)):
                 near = difflib.get_close_matches(name, declared, 1) or [f"one of {', '.join(declared) or 'none'}"]
                 raise ParameterError(f"{relpath(path, project.ROOT)}: unknown parameter {name}: write {near[0]}")
     return merged
@@ -61,10 +61,10 @@ def choose_profile(requested=None):
     known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
     if requested and requested not in known:
         raise ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
-    profile, why = requested or "quick", "as asked for"
+    profile = requested or "quick"
     dataset = _parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
     try:
-        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else why
+        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
     except data.DataError as error:
         if requested:
             raise

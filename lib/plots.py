@@ -10,10 +10,7 @@ sns.set_theme(style="whitegrid", palette=PALETTE, font_scale=1.05)
 
 
 def learning_curves(histories, title):
-    """Return a figure of accuracy and loss per epoch, training dashed and validation solid.
-
-    `histories` is {name: {curve: [value per epoch]}}; a dot marks the epoch of the best validation accuracy.
-    """
+    """Return a figure of {name: {curve: [value per epoch]}}; a dot marks the epoch of the best validation accuracy."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for colour, (name, history) in zip(PALETTE, histories.items(), strict=False):
         epochs = np.arange(1, len(history["loss"]) + 1)
@@ -22,9 +19,8 @@ def learning_curves(histories, title):
             axis.plot(epochs, scale * np.array(history[f"val_{curve}"]), "-", color=colour, label=name)
         best = int(np.argmax(history["val_accuracy"]))
         axes[0].plot(epochs[best], 100 * history["val_accuracy"][best], "o", color=colour)
-    axes[0].set(xlabel="epoch", ylabel="accuracy (%)", title="accuracy")
-    axes[1].set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss")
-    for axis in axes:
+    for axis, name, unit in zip(axes, ("accuracy", "loss"), ("accuracy (%)", "cross-entropy (nats)"), strict=True):
+        axis.set(xlabel="epoch", ylabel=unit, title=name)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(fontsize="small")
     fig.suptitle(f"{title} (dashed: training, solid: validation)")
@@ -44,11 +40,10 @@ def confusion(probabilities, labels, class_names, title):
 
 def images(rows, titles, title, columns=10):
     """Return a grid of images (height, width, channels), each under its short title."""
-    count = len(rows)
-    columns = min(columns, count)
-    lines = -(-count // columns)
-    fig, axes = plt.subplots(lines, columns, figsize=(1.1 * columns, 1.3 * lines + 0.4), squeeze=False,
-                             layout="constrained")
+    columns = min(columns, len(rows))
+    lines = -(-len(rows) // columns)
+    size = (1.1 * columns, 1.3 * lines + 0.4)
+    fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, rows, titles, strict=False):

@@ -20,6 +20,9 @@ REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "
 class RecordError(project.StudyError):
     """A record that cannot be read or lacks a field."""
 
+    def __init__(self, name, why):
+        super().__init__(f"{name} {why}: delete it and run its notebook again")
+
 
 def folder(profile):
     """Return reports/<profile>, where everything that a profile's run produces lies."""
@@ -27,27 +30,21 @@ def folder(profile):
 
 
 def write(record, probabilities, labels):
-    """Write a record, and the class probabilities (n, classes) of its test images with their true labels (n,).
-
-    Both appear whole or not at all; probabilities are kept as float16, a third of a per mille exact.
-    """
-    _check(record, record.get("experiment"))
-    base = folder(record["profile"])
-    buffer = io.BytesIO()
+    """Write a record, the class probabilities (n, classes) of its test images as float16, and their labels (n,)."""
+    content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
+    base, buffer = folder(record["profile"]), io.BytesIO()
     np.savez_compressed(buffer, probabilities=probabilities.astype(np.float16), labels=labels.astype(np.uint16))
     project.atomic_write(base / "predictions" / f"{record['experiment']}.npz", buffer.getvalue())
-    content = json.dumps(record, indent=1, allow_nan=False) + "\n"
     project.atomic_write(base / "records" / f"{record['experiment']}.json", content)
 
 
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read ({error}): delete it and run its notebook again") from error
-    _check(record, path)
-    return record
+        raise RecordError(path, f"cannot be read ({error})") from error
+    return _checked(record, path)
 
 
 def read_all(profile):
@@ -61,13 +58,13 @@ def predictions(profile, experiment):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["probabilities"].astype(np.float32), arrays["labels"].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RecordError(f"{path} cannot be read ({error}): delete it and run its notebook again") from error
+    except Exception as error:  # a damaged archive gives rise to many kinds
+        raise RecordError(path, f"cannot be read ({error})") from error
 
 
-def _check(record, name):
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RecordError(f"{name} is not a record of schema {SCHEMA}: delete it and run its notebook again")
-    wrong = [key for key, kind in REQUIRED.items() if key not in record or not isinstance(record[key], kind)]
-    if wrong:
-        raise RecordError(f"{name} lacks {', '.join(wrong)}: delete it and run its notebook again")
+def _checked(record, name):
+    fields = record if isinstance(record, dict) else {}
+    wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
+    if wrong or fields["schema"] != SCHEMA:
+        raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")
+    return record

@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +19,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def quiet():
-    """Keep what C++ libraries write to file descriptor 2 off the page; show it if an exception passes through."""
+    """Keep what C++ libraries write to file descriptor 2 off the page."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(saved, log.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 with quiet():
     import keras
+    import numpy as np
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is no news here: every experiment has a new model
 
 
@@ -54,10 +50,9 @@ class Study:
 
 
 def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", retrain=False):
-    """Set seeds, deterministic operations, the number of CPU threads (0: every core) and the precision.
+    """Set seeds, deterministic operations, CPU threads (0: every core) and a precision; before the first operation.
 
-    `precision` is "float32", "mixed_bfloat16" or "mixed_float16"; `retrain` says whether experiments that have a
-    record are run again. Must run before the first operation.
+    It is "float32", "mixed_bfloat16" or "mixed_float16"; with `retrain`, experiments that have a record run again.
     """
     threads = threads or os.cpu_count()
     with quiet():
@@ -82,30 +77,23 @@ def device():
         return jax.devices()[0].device_kind
     if accelerators:
         return accelerators[0]
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):
+        name = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("model name\t: ")[1].splitlines()[0].strip()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def versions():
     """Return {package: version} of what a result depends on."""
-    import numpy
-
     backend = keras.backend.backend()
-    module = __import__(backend)
     return {"python": platform.python_version(), "keras": keras.__version__, "backend": backend,
-            backend: module.__version__, "numpy": numpy.__version__}
+            backend: __import__(backend).__version__, "numpy": np.__version__}
 
 
 def commit():
     """Return the git commit of the project, with "+" where files have changed since, or "unknown"."""
-    def git(*arguments):
-        return subprocess.run(("git", *arguments), cwd=project.ROOT, capture_output=True, text=True, check=True).stdout
-
+    command = ("git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+        return subprocess.run(command, cwd=project.ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -10,21 +10,14 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 
-def _role(role):
-    return {"study": {"role": role}}
-
-
 def figure(fig, alt, thumbnail=False):
-    """Display a Matplotlib figure with the text `alt` for readers who cannot see it, and close it.
-
-    With `thumbnail` the figure is also the picture on the notebook's card in the index.
-    """
+    """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index."""
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what it shows")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
     plt.close(fig)
-    metadata = {"image/png": {"alt": alt}} | (_role("thumbnail") if thumbnail else {})
+    metadata = {"image/png": {"alt": alt}} | ({"study": {"role": "thumbnail"}} if thumbnail else {})
     display({"image/png": buffer.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
 
 
@@ -40,10 +33,10 @@ def banner(text):
     """Display a warning about the whole run that nobody can miss; the site repeats it at the top of the page."""
     style = "padding:.8em;border:3px solid #b30000;font-weight:bold"
     body = f'<div role="alert" style="{style}">⚠ {html.escape(text)}</div>'
-    display({"text/html": body, "text/plain": f"⚠ {text}"}, raw=True, metadata=_role("banner"))
+    display({"text/html": body, "text/plain": f"⚠ {text}"}, raw=True, metadata={"study": {"role": "banner"}})
 
 
 def result(text):
     """Display the notebook's finding in one sentence; it stands on the notebook's card in the index."""
     display({"text/html": f"<p><strong>{html.escape(text)}</strong></p>", "text/plain": text}, raw=True,
-            metadata=_role("result"))
+            metadata={"study": {"role": "result"}})
