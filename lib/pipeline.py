@@ -59,8 +59,10 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
                 task["digest"], marker = digest(task), _json(task["marker"])
                 if not force and marker.get("status") == "done" and marker["digest"] == task["digest"]:
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
-                else:
-                    wave.append(task)
+                    continue
+                if force and "retrain" in task["parameters"]:
+                    task["parameters"]["retrain"] = True
+                wave.append(task)
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave)
                 _run_wave(client, wave, show, stop)
@@ -70,12 +72,13 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
 
 
 def digest(task):
-    """Return a hash of all that a notebook's result depends on; its Markdown is not part of that."""
+    """Return a hash of all that a notebook's result depends on; Markdown, and what trains again, are not part of it."""
+    values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
     code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
     files = [task["root"] / "requirements.txt", *_library(task["root"], code)]
     if reads_records(task["path"]):
         files += sorted((task["folder"] / "records").glob("*.json"))
-    inputs = [code, task["parameters"], data.stamp(task["parameters"].get("dataset")), os.environ.get("KERAS_BACKEND"),
+    inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
               [(path.name, path.read_text(encoding="utf-8")) for path in files if path.exists()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -175,7 +178,10 @@ def execute(task):
                     resources={"metadata": {"path": str(task["path"].parent)}})  # where the kernel works # fmt: skip
             finally:
                 if output.exists() and task["run"] not in _stopped:
-                    project.atomic_write(task["folder"] / "notebooks" / task["path"].name, output.read_bytes())
+                    notebook = json.loads(output.read_bytes())
+                    notebook["metadata"].pop("papermill", None)  # it names folders of this machine
+                    content = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+                    project.atomic_write(task["folder"] / "notebooks" / task["path"].name, content)
     except Exception as failure:  # whatever it is, the other notebooks go on
         error = _explain(failure)
     return _finish(task, round(time.monotonic() - started, 1), error)

@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 
+from lib import project, site
+
 import nbformat
 import numpy as np
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
-
-from lib import project, site
 
 FIRST = [
     """# 01 First <steps>

@@ -3,12 +3,12 @@
 import shutil
 from urllib.parse import unquote, urlsplit
 
+from lib import project
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from test_site import build
-
-from lib import project
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
