@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "reports" / "reference" / "records"
 NUMBER = r"(?:(?<!\d)[+−-])?\d[\d,]*(?:\.\d+)?|\?"
-MARK = re.compile(rf"({NUMBER})?<!--([^\s:>]+:[^:>]+:[^\s>]+)-->")  # a comment without colons is something else
+MARK = re.compile(rf"({NUMBER})?<!--([^\s:>]+:[^>]+)-->")  # a comment with a space before its colon is something else
 
 
 def render_numbers(text, folder=RECORDS):
