@@ -42,7 +42,8 @@ class Study:
         declared = 'profile = "smoke"\nseed = 0\nepochs = 1\nrate = 0.5\n' + parameters
         cells = [v4.new_markdown_cell(f"# {name}\n\n> A question."),
                  v4.new_code_cell(declared, metadata={"tags": ["parameters"]}),
-                 v4.new_markdown_cell("## Training"), v4.new_code_cell(f"NAME = {name!r}\n{code}")]
+                 v4.new_markdown_cell("## Training"),
+                 v4.new_code_cell(f"NAME = {name!r}\n{code}", metadata={"tags": ["nbval-check-output"]})]
         metadata = {"study": {"reads_records": True}} if reads_records else {}
         path = self.root / "notebooks" / f"{name}.ipynb"
         path.parent.mkdir(exist_ok=True)
