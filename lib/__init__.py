@@ -2,7 +2,7 @@
 
 Floors, each importing only what stands below it:
     project                              paths, atomic writes, the base of all errors
-    data · records · parameters · show   know nothing of Keras models
+    data · records · decks · parameters · show   know nothing of Keras models
     runtime · models · transfer          build models
     evaluation · training                use models and write records
     plots                                draws what evaluation returns

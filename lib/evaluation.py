@@ -79,6 +79,35 @@ def confused_pairs(probabilities, labels, class_names, count=10):
     return pd.DataFrame({"true": names[true], "predicted": names[predicted], "images": matrix.ravel()[top]})
 
 
+def calibration(probabilities, labels, bins=15):
+    """Return (DataFrame of confidence, accuracy and images per bin, expected calibration error as a share).
+
+    Bins are of equal width in the confidence of the predicted class (Guo et al. 2017); empty ones are left out.
+    """
+    frame = pd.DataFrame({"confidence": probabilities.max(axis=1), "accuracy": probabilities.argmax(axis=1) == labels})
+    groups = frame.groupby(np.minimum((frame["confidence"] * bins).astype(int), bins - 1))
+    table = groups.mean().assign(images=groups.size()).reset_index(drop=True)
+    error = (table["images"] * (table["confidence"] - table["accuracy"]).abs()).sum() / len(labels)
+    return table, float(error)
+
+
+def comparison(runs):
+    """Return a DataFrame with a row for each of {experiment: `training.Run`}: what was reached, at what cost."""
+    rows = []
+    for name, run in runs.items():
+        metrics, model, training = (run.record[part] for part in ("metrics", "model", "training"))
+        deck = (run.record["reported"] or {}).get("accuracy")
+        rows.append({
+            "experiment": name, "accuracy (%)": f"{100 * metrics['accuracy']['value']:.1f}",
+            "95 % interval": f"{100 * metrics['accuracy']['low']:.1f}–{100 * metrics['accuracy']['high']:.1f}",
+            "deck (%)": deck and "–".join(f"{100 * value:.1f}" for value in np.atleast_1d(deck)),
+            "F1": f"{metrics['f1_macro']['value']:.3f}", "loss": f"{metrics['loss']['value']:.2f}",
+            "gap": f"{100 * (training['history']['accuracy'][-1] - training['history']['val_accuracy'][-1]):+.1f}",
+            "trained": f"{model['trainable_parameters']:,}", "epochs": training["epochs"],
+            "seconds": round(training["seconds"]), "ms": run.record["latency"]["batch_1_ms"]["median"]})
+    return pd.DataFrame(rows)
+
+
 def latency(model, images, batch_size=64, repeats=30):
     """Return {"batch_1_ms": {"median", "p95"}, "batch_size", "images_per_second"} of the compiled prediction.
 

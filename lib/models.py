@@ -5,7 +5,8 @@ inside it, so a saved model can be given a photo as it is.
 """
 
 import math
-import os
+
+from lib import project
 
 import keras
 from keras import layers
@@ -24,15 +25,19 @@ class Grayscale(layers.Layer):
         return (*input_shape[:-1], 1)
 
 
+@keras.saving.register_keras_serializable(package="study")
+class ReverseChannels(layers.Layer):
+    """Turns RGB images (batch, height, width, 3) into BGR, the order in which Caffe's networks were trained."""
+
+    def call(self, images):
+        """Return the channels in reverse order."""
+        return keras.ops.flip(images, axis=-1)
+
+
 def save(model, path):
     """Write a model as a `.keras` file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with project.replacing(path) as temporary:
         model.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def count_parameters(model):
@@ -52,6 +57,9 @@ def count_flops(model):
 def _layer_flops(layer):
     if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
         return 2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
+    if isinstance(layer, layers.SeparableConv2D):
+        kernels = math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape)
+        return 2 * kernels * math.prod(layer.output.shape[1:3])
     if isinstance(layer, layers.Dense):
         return 2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
     return 0

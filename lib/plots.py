@@ -1,5 +1,7 @@
 """Figures from what `evaluation` and `training` return; a notebook shows them with `show.figure` and alt text."""
 
+from lib import evaluation
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -12,6 +14,13 @@ sns.set_theme(style="whitegrid", palette=PALETTE, font_scale=1.05)
 def learning_curves(histories, title):
     """Return a figure of {name: {curve: [value per epoch]}}; a dot marks the epoch of the best validation accuracy."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    _curves(axes, histories)
+    axes[0].legend(fontsize="small")
+    fig.suptitle(f"{title} (dashed: training, solid: validation)")
+    return fig
+
+
+def _curves(axes, histories):
     for colour, (name, history) in zip(PALETTE, histories.items(), strict=False):
         epochs = np.arange(1, len(history["loss"]) + 1)
         for axis, curve, scale in ((axes[0], "accuracy", 100), (axes[1], "loss", 1)):
@@ -22,20 +31,63 @@ def learning_curves(histories, title):
     for axis, name, unit in zip(axes, ("accuracy", "loss"), ("accuracy (%)", "cross-entropy (nats)"), strict=True):
         axis.set(xlabel="epoch", ylabel=unit, title=name)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(fontsize="small")
-    fig.suptitle(f"{title} (dashed: training, solid: validation)")
-    return fig
 
 
 def confusion(probabilities, labels, class_names, title):
     """Return a heat map of the test images of each true class (rows) by predicted class, in per cent of the row."""
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)), normalize="true")
     fig, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
+    _matrix(axis, probabilities, labels, class_names)
+    axis.set_title(title)
+    return fig
+
+
+def _matrix(axis, probabilities, labels, class_names):
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)), normalize="true")
     sns.heatmap(100 * matrix, annot=len(class_names) <= 20, fmt=".0f", cmap="cividis", cbar=False, square=True,
                 xticklabels=class_names, yticklabels=class_names, annot_kws={"size": 9}, ax=axis)
-    axis.set(xlabel="predicted class", ylabel="true class", title=title)
+    axis.set(xlabel="predicted class", ylabel="true class", title="Confusion (% of true class)")
     axis.tick_params(axis="x", rotation=45)
+
+
+def dashboard(run, class_names, title):
+    """Return one figure of all that a test says of a `training.Run`.
+
+    Learning curves with the best epoch, precision, recall and F1 per class, confusion matrix, the ten most confused
+    pairs, and accuracy against confidence, with the expected calibration error (Guo et al. 2017).
+    """
+    fig = plt.figure(figsize=(11, 12.5), layout="constrained")
+    curves, middle, lower = fig.subfigures(3, 1, height_ratios=[1, 1.4, 1])
+    _curves(curves.subplots(1, 2), {"": run.history})
+    scores = evaluation.class_report(run.probabilities, run.labels, class_names).set_index("class")
+    matrix, classes = middle.subplots(1, 2)
+    _matrix(matrix, run.probabilities, run.labels, class_names)
+    places = np.arange(len(class_names))
+    for column, marker, colour in zip(("precision", "recall", "F1"), "osD", PALETTE, strict=False):
+        classes.plot(scores[column], places, marker, color=colour, label=column)
+    classes.set(yticks=places, yticklabels=class_names, xlabel="score", title="Each class")
+    classes.invert_yaxis()
+    classes.legend(fontsize="small")
+    pairs, calibration = lower.subplots(1, 2)
+    confused = evaluation.confused_pairs(run.probabilities, run.labels, class_names)
+    pairs.barh(confused["true"] + " → " + confused["predicted"], confused["images"], color=PALETTE[0])
+    pairs.set(xlabel="test images", title="Most confused (true → predicted)")
+    pairs.invert_yaxis()
+    bins, error = evaluation.calibration(run.probabilities, run.labels)
+    calibration.plot([0, 100], [0, 100], "--", color="grey", label="calibrated")
+    calibration.plot(100 * bins["confidence"], 100 * bins["accuracy"], "o-", color=PALETTE[0], label="measured")
+    calibration.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=f"Calibration: {100 * error:.1f} points off")
+    calibration.legend(fontsize="small")
+    fig.suptitle(f"{title} (curves: dashed training, solid validation)")
     return fig
+
+
+def errors(run, images_, class_names, title, count=20):
+    """Return a grid of the test images (n, height, width, channels) of whose wrong class a `Run` was surest."""
+    predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != run.labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    titles = [f"{class_names[run.labels[i]]}\n→ {class_names[predicted[i]]}\n{confidence[i]:.0%}" for i in surest]
+    return images(images_[surest], titles, f"{title}: surest errors (true → predicted)")
 
 
 def images(rows, titles, title, columns=10):

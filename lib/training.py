@@ -4,12 +4,13 @@ Introduced in notebook 02.
 """
 
 import hashlib
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from lib import evaluation, models, project, records, runtime, transfer
+from lib import decks, evaluation, models, project, records, runtime, transfer
 
 import keras
 import numpy as np
@@ -22,7 +23,8 @@ class Recipe:
     `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant",
     "linear" or "cosine" (both fall to zero; with "cosine", `warmup` is the share of steps in which the rate rises
     first). `flip` is "none", "random" or "alternate" (Jordan 2024: every image is seen as it is and mirrored in turn);
-    `shift` moves an image by up to so many pixels either way, with reflected borders.
+    `shift` moves an image by up to so many pixels either way, with reflected borders; `rotation` turns it by up to so
+    many degrees and `zoom` scales it by up to that share, either way; `cutout` blanks a square of that many pixels.
     """
 
     epochs: int
@@ -35,6 +37,9 @@ class Recipe:
     label_smoothing: float = 0.0
     flip: str = "none"
     shift: int = 0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    cutout: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class Batches(keras.utils.PyDataset):
             images[mirrored] = self.split.mirrored[rows[mirrored]]
         elif mirrored.any():
             images[mirrored] = images[mirrored][:, :, ::-1]
-        return shift_images(images, self.recipe.shift, generator), self.targets[rows]
+        images = shift_images(images, self.recipe.shift, generator)
+        images = turn_images(images, self.recipe.rotation, self.recipe.zoom, generator)
+        return cut_out(images, self.recipe.cutout, generator), self.targets[rows]
 
     def _mirrored(self, rows, generator):
         if self.recipe.flip == "alternate":
@@ -104,11 +111,40 @@ def shift_images(images, shift, generator):
     return padded[np.arange(count)[:, None, None], down[:, :, None], across[:, None, :]]
 
 
+def turn_images(images, rotation, zoom, generator):
+    """Return images each turned by up to `rotation` degrees and scaled by up to the share `zoom`, about the centre."""
+    if not (rotation or zoom):
+        return images
+    count, height, width, _ = images.shape
+    angle = np.radians(generator.uniform(-rotation, rotation, count))
+    scale = 1 / generator.uniform(1 - zoom, 1 + zoom, count)
+    cos, sin, x, y, zero = scale * np.cos(angle), scale * np.sin(angle), (width - 1) / 2, (height - 1) / 2, 0 * angle
+    transforms = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, zero, zero]
+    turned = keras.ops.image.affine_transform(
+        images.astype(np.float32), np.stack(transforms, axis=1).astype(np.float32), "bilinear", "reflect",
+        data_format="channels_last")
+    return np.rint(keras.ops.convert_to_numpy(turned)).astype(images.dtype)
+
+
+def cut_out(images, size, generator):
+    """Return images each with a square of `size` pixels in the mean colour (DeVries & Taylor 2017)."""
+    if not size:
+        return images
+    count, height, width, _ = images.shape
+    top, left = (generator.integers(-(size // 2), extent - size // 2, (count, 1)) for extent in (height, width))
+    rows, columns = np.arange(height), np.arange(width)
+    inside = (((rows >= top) & (rows < top + size))[:, :, None]
+              & ((columns >= left) & (columns < left + size))[:, None, :])
+    return np.where(inside[..., None], images.mean(axis=(1, 2), keepdims=True).astype(images.dtype), images)
+
+
 class Progress(keras.callbacks.Callback):
-    """One line that is overwritten after each epoch, and the time until the first batch was done."""
+    """One line that is overwritten after each epoch, and the seconds until the first batch was done."""
+
+    compiled = 0.0
 
     def on_train_begin(self, logs=None):
-        self.start, self.compiled = time.perf_counter(), None
+        self.start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self.compiled = self.compiled or time.perf_counter() - self.start
@@ -121,18 +157,65 @@ class Progress(keras.callbacks.Callback):
         print(flush=True)
 
 
-@dataclass
-class Training:
-    """What `fit` returns: learning curves, and seconds without and for compilation."""
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps in one file, after each epoch, all that a training needs to go on as if it had never stopped.
 
-    history: dict = field(default_factory=dict)
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
+    Keras' BackupAndRestore forgets the learning curves and what the other callbacks know.
+    """
+
+    def __init__(self, path, batches, callbacks):
+        super().__init__()
+        self.path, self.batches, self.watched = path, batches, callbacks
+        self.state = {"epoch": 0, "stopped": False, "seconds": 0.0, "history": {}, "callbacks": []}
+
+    def _variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def restore(self, model):
+        """Set a compiled model and the batches to where the file left them, if there is one."""
+        self.set_model(model)
+        model.optimizer.build(model.trainable_variables)
+        if self.path is None or not self.path.exists():
+            return
+        with np.load(self.path, allow_pickle=False) as arrays:
+            self.state = json.loads(str(arrays["state"]))
+            for index, variable in enumerate(self._variables()):
+                variable.assign(arrays[f"variable{index}"])
+            self.best = {name: arrays[name] for name in arrays.files if name.startswith("best")}
+        for _ in range(self.state["epoch"]):
+            self.batches.on_epoch_end()
+
+    def on_train_begin(self, logs=None):
+        self.start = time.perf_counter() - self.state["seconds"]
+        for place, (callback, known) in enumerate(zip(self.watched, self.state["callbacks"], strict=False)):
+            vars(callback).update(known)
+            best = [self.best[name] for name in sorted(self.best) if name.startswith(f"best{place}-")]
+            vars(callback).update({"best_weights": best} if best else {})
+
+    def on_epoch_end(self, epoch, logs=None):
+        state = self.state
+        state |= {"epoch": epoch + 1, "stopped": self.model.stop_training, "seconds": time.perf_counter() - self.start}
+        for name, value in logs.items():
+            state["history"].setdefault(name, []).append(round(float(value), 6))
+        if self.path is None:
+            return
+        state["callbacks"] = [{name: value for name, value in vars(callback).items()
+                               if isinstance(value, (int, float)) and not name.startswith("_")}
+                              for callback in self.watched]
+        arrays = {f"variable{index}": keras.ops.convert_to_numpy(variable)
+                  for index, variable in enumerate(self._variables())}
+        for place, callback in enumerate(self.watched):
+            for index, weight in enumerate(getattr(callback, "best_weights", None) or ()):
+                arrays[f"best{place}-{index:04}"] = weight
+        with project.replacing(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, state=json.dumps(state), **arrays)
 
 
-def fit(model, data, recipe, callbacks=(), seed=0):
+def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     """Compile `model` as the recipe says and train it on `data.train`, watching `data.validation`.
 
+    Returns {"epochs", "history": {curve: [value per epoch]}, "seconds", "compile_seconds"}. With the path of a
+    `checkpoint`, a training that was interrupted goes on after its last whole epoch, to the same result.
     Raises RuntimeError when the loss is not a number.
     """
     batches = Batches(data.train, data.num_classes, recipe, seed)
@@ -140,16 +223,17 @@ def fit(model, data, recipe, callbacks=(), seed=0):
     model.compile(_optimizer(recipe, len(batches) * recipe.epochs), loss, metrics=["accuracy"])
     validation = (np.asarray(data.validation.images),
                   keras.utils.to_categorical(data.validation.labels, data.num_classes))
-    progress = Progress()
-    start = time.perf_counter()
+    progress, keeper = Progress(), Checkpoint(checkpoint, batches, callbacks)
+    keeper.restore(model)
+    state = keeper.state
     with runtime.quiet():
-        history = model.fit(batches, epochs=recipe.epochs, validation_data=validation, verbose=0,
-                            callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN()]).history
-    if not np.isfinite(history["loss"]).all():
-        raise RuntimeError(f"the loss is not a number after epoch {len(history['loss'])}: lower the learning rate")
-    seconds = time.perf_counter() - start - progress.compiled
-    history = {name: [round(float(value), 6) for value in values] for name, values in history.items()}
-    return Training(history, round(seconds, 2), round(progress.compiled, 2))
+        model.fit(batches, initial_epoch=state["epoch"], epochs=state["epoch"] if state["stopped"] else recipe.epochs,
+                  validation_data=validation, verbose=0,
+                  callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN(), keeper])
+    if not np.isfinite(state["history"]["loss"]).all():
+        raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
+    return {"epochs": state["epoch"], "history": state["history"],
+            "seconds": round(state["seconds"] - progress.compiled, 2), "compile_seconds": round(progress.compiled, 2)}
 
 
 def _optimizer(recipe, steps):
@@ -164,13 +248,13 @@ def _optimizer(recipe, steps):
     return type(keras.optimizers.get(recipe.optimizer))(learning_rate=rates[recipe.schedule](), **recipe.options)
 
 
-def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None, reported=None,
-               **settings):
+def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None, **settings):
     """Train, evaluate once on the test images, write the record and the model, and return the `Run`.
 
     `tail` and `inputs` (see `transfer`) are given where only the end of `model` is trained, on cached outputs of its
     frozen part; `model` is then what is counted, timed and saved. `settings` are kept in the record beside the
     recipe's. An experiment that has a record of exactly this start and recipe is not run again: its weights are loaded.
+    One that was interrupted goes on after its last epoch.
     """
     trained, inputs = tail or model, inputs or data
     sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
@@ -179,25 +263,28 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks)} | settings}  # fmt: skip
     key = _key(plan, model, inputs)
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
+    checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)
     if kept:
         model.load_weights(saved)
         keras.utils.set_random_seed(study.seed)
         print(f"{_summary(kept.record)} (kept from {kept.record['created']}; retrain=True trains again)")
         return kept
+    if study.retrain:
+        checkpoint.unlink(missing_ok=True)
     keras.utils.set_random_seed(study.seed)
-    training = fit(trained, inputs, recipe, callbacks, study.seed)
+    training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     probabilities, labels = evaluation.predict(trained, inputs.test.images), np.asarray(data.test.labels)
     record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
               "created": datetime.now(UTC).isoformat(timespec="seconds"), "commit": runtime.commit(),
               "versions": runtime.versions(), "device": runtime.device(),
               "model": models.count_parameters(model) | {"flops": models.count_flops(model)},
-              "metrics": evaluation.metrics(probabilities, labels),
-              "training": {"epochs": len(training.history["loss"])} | asdict(training),
-              "latency": evaluation.latency(model, data.test.images), "reported": reported}  # fmt: skip
+              "metrics": evaluation.metrics(probabilities, labels), "training": training,
+              "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name)}  # fmt: skip
     models.save(model, saved)
     records.write(record, probabilities, labels)
+    checkpoint.unlink(missing_ok=True)
     print(_summary(record))
     return Run(record, probabilities, labels)
 

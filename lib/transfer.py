@@ -3,47 +3,54 @@
 Introduced in notebook 07.
 """
 
-import contextlib
 import errno
 import hashlib
 import math
-import os
 import shutil
 import socket
 from dataclasses import replace
 
-from lib import project, runtime
+from lib import models, project, runtime
 from lib.data import DataError
 
 import keras
 import numpy as np
 from keras import layers
 
-# What each trunk was trained on: how raw pixels (0 to 255) become its input.
-PREPROCESSING = {"MobileNetV2": lambda: [layers.Rescaling(1 / 127.5, offset=-1)]}
+# How raw pixels (0 to 255) become what a network was trained on, by the module that holds it in keras.applications;
+# those without an entry take -1 to 1, and an empty entry means that the network scales by itself.
+PREPROCESSING = {
+    **dict.fromkeys(("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"), lambda: []),
+    **dict.fromkeys(("resnet", "vgg16", "vgg19"), lambda: [
+        models.ReverseChannels(), layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])]),
+    "densenet": lambda: [layers.Rescaling([1 / 255 / deviation for deviation in (0.229, 0.224, 0.225)],
+                                          offset=[-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])],
+}  # fmt: skip
 
 
 def trunk(name, image_shape, size, weights="imagenet"):
     """Return (model, pretrained): raw uint8 images (n, *image_shape), resized to `size`, to the trunk's feature maps.
 
-    The model is flat: the backbone's layers are its own. ImageNet weights are those trained at the backbone's default
-    size, whatever `size` is, so that resolution is the only thing that changes with it. Where they are neither in the
+    `name` is any network of keras.applications. The model is flat: the backbone's layers are its own. ImageNet weights
+    do not depend on `size`, so that resolution is the only thing that changes with it. Where they are neither in the
     Keras home nor to be downloaded, the trunk is random and `pretrained` says so: "imagenet" or "random".
 
-    Raises DataError where a weights file is damaged.
+    Raises DataError where the name is unknown or a weights file is damaged.
     """
-    images = keras.Input(image_shape, dtype="uint8", name="image")
-    x = layers.Resizing(size, size, interpolation="bilinear", name="resize")(images)
-    for layer in PREPROCESSING[name]():
-        x = layer(x)
+    known = [each for each in dir(keras.applications) if each[0].isupper()]
+    if name not in known:
+        raise DataError(f"there is no backbone {name}: choose one of {', '.join(known)}")
     build = getattr(keras.applications, name)
+    x = keras.Input(image_shape, dtype="uint8", name="image")
+    scaling = PREPROCESSING.get(build.__module__.rpartition(".")[2], lambda: [layers.Rescaling(1 / 127.5, offset=-1)])
+    for layer in (layers.Resizing(size, size, interpolation="bilinear", name="resize"), *scaling()):
+        x = layer(x)
+    model = _pretrained(name, build, x) if weights == "imagenet" else None
+    if model is not None:
+        return model, "imagenet"
     model = build(input_tensor=x, include_top=False, weights=None)
-    values = _imagenet_weights(build, name) if weights == "imagenet" else None
-    if values is None:
-        _settle(model)
-        return model, "random"
-    model.set_weights(values)
-    return model, "imagenet"
+    _settle(model)
+    return model, "random"
 
 
 def _settle(model):
@@ -58,13 +65,17 @@ def _settle(model):
         layer.momentum = momentum
 
 
-def _imagenet_weights(build, name):
-    """The published weights as a list of arrays, or None where they cannot be had."""
+def _pretrained(name, build, x):
+    """The network with its published weights on top of the tensor x, or None where they cannot be had."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # Keras sets none, and would wait for ever
     try:
         with runtime.quiet():
-            return build(input_shape=(224, 224, 3), include_top=False, weights="imagenet").get_weights()
+            if name not in ("MobileNet", "MobileNetV2"):
+                return build(input_tensor=x, include_top=False, weights="imagenet")
+            model = build(input_tensor=x, include_top=False, weights=None)  # Keras would take others for each size
+            model.set_weights(build(input_shape=(224, 224, 3), include_top=False, weights="imagenet").get_weights())
+            return model
     except OSError as error:  # a damaged file, or no space for one
         where = f"the ImageNet weights of {name} in the Keras home"
         raise DataError(f"{where} cannot be used ({error}): delete the file") from error
@@ -79,13 +90,33 @@ def _imagenet_weights(build, name):
 def freeze(model, until=None, batch_norm=False):
     """Freeze the layers up to index `until` (all by default), thaw the others; with `batch_norm` freeze those anywhere.
 
-    Layer by layer, because `model.trainable = True` does not reach sub-layers when it was already True. A frozen
-    BatchNormalization uses its moving statistics and does not change them (Keras' rule for `trainable = False`); an
-    unfrozen one normalises by the batch and moves them, also when the model is called with `training=False`.
+    A negative index counts from the end: -54 thaws the last 54 layers. Layer by layer, because `model.trainable = True`
+    does not reach sub-layers when it was already True. A frozen BatchNormalization uses its moving statistics and does
+    not change them (Keras' rule for `trainable = False`); an unfrozen one normalises by the batch and moves them, also
+    when the model is called with `training=False`.
     """
+    thawed = set() if until is None else set(model.layers[until:])
+    for layer in model.layers:
+        layer.trainable = layer in thawed and not (batch_norm and isinstance(layer, layers.BatchNormalization))
+
+
+def cuts(model):
+    """Return the indices of the layers of a flat model after which a single tensor carries everything."""
+    position = {layer.name: index for index, layer in enumerate(model.layers)}
+    last_use = [0] * len(model.layers)
     for index, layer in enumerate(model.layers):
-        frozen = until is None or index < until or (batch_norm and isinstance(layer, layers.BatchNormalization))
-        layer.trainable = not frozen
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                source = position.get(tensor._keras_history.operation.name)
+                if source is not None:
+                    last_use[source] = max(last_use[source], index)
+    return [cut for cut in range(1, len(model.layers)) if max(last_use[:cut]) <= cut]
+
+
+def upper_half(trunk):
+    """Return the index from which to thaw a trunk of which nothing else is known: half of its weights lie behind it."""
+    behind = np.cumsum([layer.count_params() for layer in trunk.layers][::-1])[::-1]
+    return max(cut + 1 for cut in cuts(trunk)[:-1] if behind[cut + 1] >= behind[0] / 2)
 
 
 def split(model):
@@ -94,19 +125,11 @@ def split(model):
     The cut is the last place before the first trainable layer where a single tensor carries everything.
     Raises ValueError where nothing, or everything, is frozen.
     """
-    position = {layer.name: index for index, layer in enumerate(model.layers)}
-    first = min((position[layer.name] for layer in model.layers if layer.trainable_weights), default=0)
-    last_use = [0] * len(model.layers)
-    for index, layer in enumerate(model.layers):
-        for node in layer._inbound_nodes:
-            for tensor in node.input_tensors:
-                source = position.get(tensor._keras_history.operation.name)
-                if source is not None:
-                    last_use[source] = max(last_use[source], index)
-    cuts = [cut for cut in range(1, first) if max(last_use[:cut]) <= cut]
-    if not cuts or not any(layer.weights for layer in model.layers[: cuts[-1] + 1]):
+    first = next((index for index, layer in enumerate(model.layers) if layer.trainable_weights), 0)
+    places = [cut for cut in cuts(model) if cut < first]
+    if not places or not any(layer.weights for layer in model.layers[: places[-1] + 1]):
         raise ValueError("the model needs a frozen start and a trainable end")
-    tensor = model.layers[cuts[-1]].output
+    tensor = model.layers[places[-1]].output
     return keras.Model(model.inputs, tensor), keras.Model(tensor, model.outputs)
 
 
@@ -144,19 +167,17 @@ def _fingerprint(prefix):
 
 def _outputs(prefix, images, path, batch_size):
     """The memory-mapped outputs (n, ...) float16 for `images`, from the cache or computed into it."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     shape = (len(images), *prefix.output_shape[1:])
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if 2 * math.prod(shape) > shutil.disk_usage(path.parent).free:
-                raise OSError(errno.ENOSPC, "no space left")  # a map beyond the disk's end would kill the process
-            outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for start in range(0, len(images), batch_size):
-                batch = np.ascontiguousarray(images[start : start + batch_size])
-                outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
-            outputs.flush()
-            temporary.replace(path)
+            with project.replacing(path) as temporary:
+                if 2 * math.prod(shape) > shutil.disk_usage(path.parent).free:
+                    raise OSError(errno.ENOSPC, "no space left")  # a map beyond the disk's end would kill the process
+                outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+                for start in range(0, len(images), batch_size):
+                    batch = np.ascontiguousarray(images[start : start + batch_size])
+                    outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
+                outputs.flush()
         return np.load(path, mmap_mode="r")
     except ValueError as error:
         raise DataError(f"{path} is damaged: delete it and run again") from error
@@ -164,6 +185,3 @@ def _outputs(prefix, images, path, batch_size):
         reason, size = error.strerror or error, 2 * math.prod(shape) / 1e9
         what = f"cannot write the feature cache in {path.parent}"
         raise DataError(f"{what} ({reason}): it needs {size:.1f} GB, free some space") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
