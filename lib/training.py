@@ -197,7 +197,7 @@ class Checkpoint(keras.callbacks.Callback):
         state |= {"epoch": epoch + 1, "stopped": self.model.stop_training, "seconds": time.perf_counter() - self.start}
         for name, value in logs.items():
             state["history"].setdefault(name, []).append(round(float(value), 6))
-        if self.path is None:
+        if self.path is None or not np.isfinite(logs["loss"]):
             return
         state["callbacks"] = [{name: value for name, value in vars(callback).items()
                                if isinstance(value, (int, float)) and not name.startswith("_")}
@@ -228,7 +228,7 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     state = keeper.state
     with runtime.quiet():
         model.fit(batches, initial_epoch=state["epoch"], epochs=state["epoch"] if state["stopped"] else recipe.epochs,
-                  validation_data=validation, verbose=0,
+                  validation_data=validation, verbose=0, shuffle=False,  # the batches shuffle themselves
                   callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN(), keeper])
     if not np.isfinite(state["history"]["loss"]).all():
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")

@@ -17,33 +17,42 @@ import keras
 import numpy as np
 from keras import layers
 
-# How raw pixels (0 to 255) become what a network was trained on, by the module that holds it in keras.applications;
-# those without an entry take -1 to 1, and an empty entry means that the network scales by itself.
-PREPROCESSING = {
-    **dict.fromkeys(("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"), lambda: []),
-    **dict.fromkeys(("resnet", "vgg16", "vgg19"), lambda: [
-        models.ReverseChannels(), layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])]),
-    "densenet": lambda: [layers.Rescaling([1 / 255 / deviation for deviation in (0.229, 0.224, 0.225)],
-                                          offset=[-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])],
-}  # fmt: skip
+
+def known():
+    """Return the names of the backbones: all networks of keras.applications."""
+    return [name for name in dir(keras.applications) if name[0].isupper()]
+
+
+def preprocessing(name):
+    """Return new layers that turn raw pixels (0 to 255) into what a backbone was trained on.
+
+    Each equals the `preprocess_input` of the backbone's module in keras.applications.
+    """
+    module = getattr(keras.applications, name).__module__.rpartition(".")[2]
+    if module in ("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"):
+        return []  # these scale by themselves
+    if module in ("resnet", "vgg16", "vgg19"):
+        return [models.ReverseChannels(), layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])]
+    if module == "densenet":
+        mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        return [layers.Rescaling((1 / 255 / deviation).tolist(), offset=(-mean / deviation).tolist())]
+    return [layers.Rescaling(1 / 127.5, offset=-1)]
 
 
 def trunk(name, image_shape, size, weights="imagenet"):
     """Return (model, pretrained): raw uint8 images (n, *image_shape), resized to `size`, to the trunk's feature maps.
 
-    `name` is any network of keras.applications. The model is flat: the backbone's layers are its own. ImageNet weights
-    do not depend on `size`, so that resolution is the only thing that changes with it. Where they are neither in the
-    Keras home nor to be downloaded, the trunk is random and `pretrained` says so: "imagenet" or "random".
+    The model is flat: the backbone's layers are its own. ImageNet weights do not depend on `size`, so that resolution
+    is the only thing that changes with it. Where they are neither in the Keras home nor to be downloaded, the trunk is
+    random and `pretrained` says so: "imagenet" or "random".
 
     Raises DataError where the name is unknown or a weights file is damaged.
     """
-    known = [each for each in dir(keras.applications) if each[0].isupper()]
-    if name not in known:
-        raise DataError(f"there is no backbone {name}: choose one of {', '.join(known)}")
+    if name not in known():
+        raise DataError(f"there is no backbone {name}: choose one of {', '.join(known())}")
     build = getattr(keras.applications, name)
     x = keras.Input(image_shape, dtype="uint8", name="image")
-    scaling = PREPROCESSING.get(build.__module__.rpartition(".")[2], lambda: [layers.Rescaling(1 / 127.5, offset=-1)])
-    for layer in (layers.Resizing(size, size, interpolation="bilinear", name="resize"), *scaling()):
+    for layer in (layers.Resizing(size, size, interpolation="bilinear", name="resize"), *preprocessing(name)):
         x = layer(x)
     model = _pretrained(name, build, x) if weights == "imagenet" else None
     if model is not None:

@@ -283,7 +283,7 @@ def eager():
 
 
 @pytest.fixture
-def lab(reports, noise, study):
+def lab(reports, cache, noise, study):
     """A function that runs one small experiment and returns (run, model, epochs trained)."""
     def run(recipe=RECIPE, study=study, dataset=noise, seed=0, **settings):
         counter, _ = Counter(), keras.utils.set_random_seed(seed)
@@ -381,3 +381,98 @@ def test_a_failed_training_leaves_no_record(lab, reports):
     with pytest.raises(RuntimeError):
         lab(replace(RECIPE, optimizer="sgd", learning_rate=1e30))
     assert not reports.exists() or not list(reports.rglob("*.*"))
+
+
+# ---------------------------------------------------------------------------------------------- interruption
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupts the training in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.params["epochs"] and self.model.optimizer.iterations == self.epoch * 5 + 2:
+            raise KeyboardInterrupt
+
+
+def callbacks():
+    """What the decks use, with little patience."""
+    return [keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5)]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_an_interrupted_training_goes_on_to_the_same_result(noise, tmp_path, epoch):
+    """To the last bit: weights, curves, and what the callbacks know."""
+    recipe = replace(RECIPE, epochs=6, rotation=10, cutout=2, schedule="constant", learning_rate=0.05)
+
+    def run(path, *more):
+        keras.utils.set_random_seed(0)
+        model = network()
+        return model, training.fit(model, noise, recipe, [*callbacks(), *more], checkpoint=path)
+
+    whole, expected = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state.npz", Stop(epoch))
+    assert (tmp_path / "state.npz").exists() == (epoch > 0)
+    resumed, result = run(tmp_path / "state.npz")
+    assert result["history"] == expected["history"]
+    assert digest(resumed) == digest(whole)
+    again, result = run(tmp_path / "state.npz")  # killed after the last epoch, before the record was written
+    assert result["history"] == expected["history"]
+    assert digest(again) == digest(whole)
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_experiment_leaves_no_checkpoint_when_it_is_finished(lab, monkeypatch):
+    """And has one while it is not."""
+    monkeypatch.setattr(evaluation, "metrics", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab()
+    assert len(list((project.CACHE / "checkpoints").iterdir())) == 1
+    monkeypatch.undo()
+    assert lab()[2] == 0
+    assert not list((project.CACHE / "checkpoints").iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- rotation, zoom, cutout
+
+
+def test_a_quarter_turn_turns_the_image():
+    """About its centre; where nothing turns or scales, nothing is copied."""
+    class Always:
+        def uniform(self, low, high, count):
+            return np.full(count, high)
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    turned = training.turn_images(images, 90, 0, Always())
+    assert turned.dtype == np.uint8
+    assert any(np.array_equal(turned, np.rot90(images, turns, axes=(1, 2))) for turns in (1, 3))
+    assert training.turn_images(images, 0, 0, None) is images
+
+
+def test_zoom_enlarges_and_shrinks_about_the_centre():
+    """By up to the share that is asked for."""
+    class Always:
+        def uniform(self, low, high, count):
+            return np.full(count, high)
+
+    images = np.zeros((1, 9, 9, 1), np.uint8)
+    images[0, 3:6, 3:6] = 255
+    assert training.turn_images(images, 0, 0.9, Always())[..., 0].sum() > 2 * images.sum()
+    assert (training.turn_images(images, 20, 0.2, np.random.default_rng(0)).max()) > 200
+
+
+def test_cutout_blanks_one_square_in_each_image():
+    """Of the mean colour; at the border a part of it."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
+    changed = (training.cut_out(images, 4, np.random.default_rng(1)) != images).any(axis=3)
+    sizes = changed.sum(axis=(1, 2))
+    assert sizes.max() <= 16
+    assert sizes.min() >= 3
+    assert len({tuple(np.argwhere(each)[0]) for each in changed if each.any()}) > 10
+    assert training.cut_out(images, 0, None) is images

@@ -58,6 +58,42 @@ def test_raw_pixels_are_pre_processed_as_in_pre_training(mobilenet):
     np.testing.assert_allclose(before.predict(pictures(), verbose=0), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "module"), [
+    ("VGG16", "vgg16"), ("ResNet50", "resnet50"), ("ResNet50V2", "resnet_v2"), ("DenseNet121", "densenet"),
+    ("EfficientNetB0", "efficientnet"), ("EfficientNetV2B0", "efficientnet_v2"), ("ConvNeXtTiny", "convnext"),
+    ("MobileNetV3Small", "mobilenet_v3"), ("Xception", "xception"), ("InceptionV3", "inception_v3"),
+])  # fmt: skip
+def test_every_backbone_gets_its_own_pre_processing(name, module):
+    """Equal to keras.applications' own functions."""
+    x = pictures().astype(np.float32)
+    for layer in transfer.preprocessing(name):
+        x = layer(x)
+    expected = getattr(keras.applications, module).preprocess_input(pictures().astype(np.float32))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, atol=1e-4)
+
+
+def test_an_unknown_backbone_lists_the_known_ones():
+    """In one line."""
+    with pytest.raises(data.DataError) as error:
+        transfer.trunk("MobileNetV22", (32, 32, 3), 32)
+    message = str(error.value)
+    assert message.startswith("there is no backbone MobileNetV22: choose one of ConvNeXtBase, ")
+    assert "EfficientNetB7" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "first", "thawed"), [
+    ("VGG16", "block4_conv3", 6), ("MobileNetV2", "block_15_expand", 20)])
+def test_the_upper_half_holds_half_of_the_weights(name, first, thawed, mobilenet):
+    """And begins where one tensor carries everything, so that what lies below can be cached."""
+    trunk = mobilenet if name == "MobileNetV2" else transfer.trunk(name, (32, 32, 3), 32, weights=None)[0]
+    index = transfer.upper_half(trunk)
+    assert (trunk.layers[index].name, len(trunk.layers) - index) == (first, thawed)
+    assert index - 1 in transfer.cuts(trunk)
+    weights = [layer.count_params() for layer in trunk.layers]
+    assert sum(weights[index:]) >= sum(weights) / 2
+
+
 def test_images_are_enlarged_inside_the_model():
     """To the size that was asked for, bilinearly; a constant image stays constant."""
     trunk, _ = transfer.trunk("MobileNetV2", (32, 32, 3), 64, weights=None)
@@ -85,6 +121,8 @@ def test_thawing_from_index_100_gives_the_counted_parameters(mobilenet, batch_no
     assert sum(math.prod(weight.shape) for weight in mobilenet.trainable_weights) == count
     thawed = [layer for layer in mobilenet.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
     assert len(thawed) == (0 if batch_norm else 18)
+    transfer.freeze(mobilenet, until=-54, batch_norm=batch_norm)
+    assert sum(math.prod(weight.shape) for weight in mobilenet.trainable_weights) == count
     transfer.freeze(mobilenet)
     assert mobilenet.trainable_weights == []
 
