@@ -1,6 +1,7 @@
 """Where things are, how files are written, and the base of every error a user sees as one line."""
 
 import ast
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,18 +16,24 @@ class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
 
 
-def atomic_write(path, content):
-    """Write `content` (str or bytes) to `path` whole or not at all; parent folders are made."""
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path`: the file written there takes its place whole, or not at all on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path, content):
+    """Write `content` (str or bytes) to `path` whole or not at all; parent folders are made."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def code_of(path):
