@@ -96,15 +96,14 @@ def _connect(stack, scheduler, jobs, tasks):
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
                      "temporary-directory": scratch})  # fmt: skip
-    resource_tracker.ensure_running()  # as it starts it lets Ctrl-C through again
-    masked = hasattr(signal, "pthread_sigmask") and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:  # workers inherit the mask: Ctrl-C reaches this process alone, which then stops what runs
+    with contextlib.ExitStack() as starting:
+        if hasattr(signal, "pthread_sigmask"):  # workers inherit it: Ctrl-C reaches this process alone, which ends them
+            resource_tracker.ensure_running()  # as it starts it lets Ctrl-C through again
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            starting.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         return stack.enter_context(Client(
             n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, silence_logs="CRITICAL",
             dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
-    finally:
-        if masked is not False:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _run_wave(client, tasks, show, stop):
