@@ -17,6 +17,7 @@ from invoke import Exit, task
 
 PROFILE = "smoke, quick, full or another folder under parameters/"
 COLOURS = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "blue", "failed": "bold red"}
+DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}
 NBVAL = (sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q")
 
 
@@ -49,12 +50,12 @@ def command(**settings):
          scheduler="address of a Dask cluster to run on")
 def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
     """Run the notebooks that have changed and build the web site."""
-    from lib import parameters, pipeline, site
+    from lib import pipeline, site
 
     if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
         raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
     paths = _chosen(only)  # complain before a download begins
-    profile, line = parameters.choose_profile(profile)
+    profile, line = choose_profile(profile)
     show = Progress(path.stem for path in paths)
     with show.live:
         pipeline.run(profile, line, paths, show, force, jobs and int(jobs), scheduler)
@@ -152,6 +153,24 @@ def _chosen(only):
         there = ", ".join(path.stem for path in paths)
         raise project.StudyError(f"there is no notebook {', '.join(sorted(unknown))}: choose from {there}")
     return [path for path in paths if names & {path.stem, path.stem[:2]}]
+
+
+def choose_profile(requested=None):
+    """Return (profile, a line saying which data it uses and why); a profile that was asked for never falls back."""
+    from lib import data, parameters
+
+    known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
+    if requested and requested not in known:
+        raise parameters.ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
+    profile = requested or "quick"
+    dataset = parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    try:
+        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
+    except data.DataError as error:
+        if requested:
+            raise
+        profile, dataset, why = "smoke", "digits", str(error).split(": ")[0]  # the rest says how to mend it
+    return profile, f"profile {profile} on {DATASETS.get(dataset, dataset)} ({why})"
 
 
 def _newest(profile, part):
