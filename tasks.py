@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from datetime import timedelta
 
 from lib import project
 
 from invoke import Exit, task
 
 PROFILE = "smoke, quick, full or another folder under parameters/"
+COLOURS = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "blue", "failed": "bold red"}
+DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}
 NBVAL = (sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q")
 
 
@@ -46,14 +50,18 @@ def command(**settings):
          scheduler="address of a Dask cluster to run on")
 def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
     """Run the notebooks that have changed and build the web site."""
-    from lib import parameters, pipeline
+    from lib import pipeline, site
 
-    names = None if only is None else [name.strip().zfill(2) for name in only.split(",")]
     if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
         raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
-    pipeline.notebooks(names)  # complain before a download begins
-    profile, line = parameters.choose_profile(profile)
-    return pipeline.run(profile, line, names, force, jobs and int(jobs), scheduler)
+    paths = _chosen(only)  # complain before a download begins
+    profile, line = choose_profile(profile)
+    show = Progress(path.stem for path in paths)
+    with show.live:
+        pipeline.run(profile, line, paths, show, force, jobs and int(jobs), scheduler)
+    show.summary(profile)
+    show.say(f"open {site.render(profile)}")
+    return int(any(row["state"] == "failed" for row in show.rows.values()))
 
 
 @command(notebook="its number or name", profile=PROFILE)
@@ -136,6 +144,35 @@ def clean(_, cache=False):
             print(f"deleted {folder}")
 
 
+def _chosen(only):
+    """Return the paths of all notebooks, or of those named in a text like 02,07."""
+    paths = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    names = {path.stem for path in paths} if only is None else {name.strip().zfill(2) for name in only.split(",")}
+    unknown = names - {name for path in paths for name in (path.stem, path.stem[:2])}
+    if unknown:
+        there = ", ".join(path.stem for path in paths)
+        raise project.StudyError(f"there is no notebook {', '.join(sorted(unknown))}: choose from {there}")
+    return [path for path in paths if names & {path.stem, path.stem[:2]}]
+
+
+def choose_profile(requested=None):
+    """Return (profile, a line saying which data it uses and why); a profile that was asked for never falls back."""
+    from lib import data, parameters
+
+    known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
+    if requested and requested not in known:
+        raise parameters.ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
+    profile = requested or "quick"
+    dataset = parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    try:
+        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
+    except data.DataError as error:
+        if requested:
+            raise
+        profile, dataset, why = "smoke", "digits", str(error).split(": ")[0]  # the rest says how to mend it
+    return profile, f"profile {profile} on {DATASETS.get(dataset, dataset)} ({why})"
+
+
 def _newest(profile, part):
     """Return a part of the profile's run folder, or, without a profile, of the run that changed it last."""
     folders = [folder for folder in project.REPORTS.glob(f"{profile or '*'}/{part}") if any(folder.iterdir())]
@@ -150,3 +187,65 @@ def _call(*arguments, reports=None):
     search = os.pathsep.join(filter(None, (str(project.ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": search} | ({"STUDY_REPORTS": reports} if reports else {})
     return subprocess.call([str(argument) for argument in arguments], cwd=project.ROOT, env=environment)
+
+
+class Progress:
+    """What a run looks like: `live` is a table in a terminal; elsewhere there are lines. Any thread may change it."""
+
+    def __init__(self, names):
+        from rich.console import Console
+        from rich.live import Live
+
+        self.console = Console(highlight=False, markup=False, emoji=False)
+        if not self.console.is_terminal:
+            self.console.width = 120
+        self.rows = {name: {"state": "waiting", "told": 0} for name in names}
+        self.live = Live(console=self.console, transient=True,
+                         get_renderable=lambda: self.table(section="section", metric="last metric"))
+
+    def say(self, text):
+        """Print a line."""
+        self.console.print(text, soft_wrap=True)
+
+    def update(self, name, **changes):
+        """Take over what is new about a notebook: state, section, metric, seconds, error."""
+        row, now = self.rows[name], time.monotonic()
+        row |= changes | ({"started": now} if changes.get("state") == "running" else {})
+        if self.console.is_interactive or ("metric" in changes and now - row["told"] < 10):  # lines are kept few
+            return
+        row["told"] = now if "metric" in changes else row["told"]
+        words = {"section": "section {}", "seconds": "{} s"}
+        self.say(f"{name}: {' · '.join(words.get(key, '{}').format(changes[key]) for key in changes if changes[key])}")
+
+    def table(self, **titles):
+        """Return a table of all notebooks, with more of what is known about them: {name of it: title of the column}."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("notebook", "state", "elapsed", *titles.values(), box=None, pad_edge=False)
+        for name, row in self.rows.items():
+            seconds = row.get("seconds") or ("started" in row and time.monotonic() - row["started"])
+            elapsed = str(timedelta(seconds=round(seconds))) if seconds else ""
+            state = Text(row["state"], COLOURS[row["state"]])
+            table.add_row(name, state, elapsed, *(row.get(key, "") for key in titles))
+        return table
+
+    def summary(self, profile):
+        """Print the table that ends a run: what became of each notebook, its best accuracy and its page."""
+        from lib import records
+
+        from rich.text import Text
+
+        best, lines = {}, [f"{name} failed: {row['error']}" for name, row in self.rows.items() if row.get("error")]
+        try:
+            for record in records.read_all(profile).values():
+                best.setdefault(record["notebook"], []).append(record["metrics"]["accuracy"]["value"])
+        except project.StudyError as error:
+            lines.append(str(error))
+        for name, row in self.rows.items():
+            row["best"] = f"{max(best[name]):.1%}" if name in best else ""
+            page = project.REPORTS / profile / "site" / f"{name}.html"
+            row["page"] = Text(f"site/{page.name}", f"link {page.resolve().as_uri()}") if page.exists() else ""
+        self.console.print(self.table(best="best accuracy", page="report"))
+        for line in lines:
+            self.say(line)

@@ -6,5 +6,5 @@ Floors, each importing only what stands below it:
     runtime · models · transfer          build models
     evaluation · training                use models and write records
     plots                                draws what evaluation returns
-    pipeline · progress · site           run notebooks and publish them; never import Keras
+    pipeline · site                      run notebooks and publish them; never import Keras
 """

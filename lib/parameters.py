@@ -6,12 +6,11 @@ import json
 import re
 from os.path import relpath
 
-from lib import data, project
+from lib import project
 
 import yaml
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}
 
 
 class ParameterError(project.StudyError):
@@ -47,7 +46,7 @@ def read(profile, notebook_path):
     merged = declared | ({"profile": profile} if "profile" in declared else {})
     for stem, sharing in (("common", "[0-9][0-9]_*.ipynb"), (notebook_path.stem, notebook_path.name)):
         path = project.PARAMETERS / profile / f"{stem}.yaml"
-        for name, value in _parse(path).items():
+        for name, value in parse(path).items():
             if name in declared:
                 merged[name] = _fit(f"{relpath(path, project.ROOT)}: {name}", value, declared[name])
             elif not any(name in defaults(other) for other in notebook_path.parent.glob(sharing)):
@@ -56,23 +55,8 @@ def read(profile, notebook_path):
     return merged
 
 
-def choose_profile(requested=None):
-    """Return (profile, a line saying which data it uses and why); a profile that was asked for never falls back."""
-    known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
-    if requested and requested not in known:
-        raise ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
-    profile = requested or "quick"
-    dataset = _parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
-    try:
-        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
-    except data.DataError as error:
-        if requested:
-            raise
-        profile, dataset, why = "smoke", "digits", str(error).split(": ")[0]  # the rest says how to mend it
-    return profile, f"profile {profile} on {DATASETS.get(dataset, dataset)} ({why})"
-
-
-def _parse(path):
+def parse(path):
+    """Return {name: value} of a parameter file; raises ParameterError where it is missing or holds anything else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
         if isinstance(content, dict) and all(isinstance(name, str) for name in content):

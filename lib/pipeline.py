@@ -11,24 +11,13 @@ import tempfile
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
 from modulefinder import ModuleFinder
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from lib import data, parameters, progress, project, site
+from lib import data, parameters, project, site
 
 _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
-
-
-def notebooks(only=None):
-    """Return the paths of all notebooks, or of those called `only` (a list of numbers or names)."""
-    paths = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    unknown = set(only or ()) - {name for path in paths for name in (path.stem, path.stem[:2])}
-    if unknown:
-        there = ", ".join(path.stem for path in paths)
-        raise project.StudyError(f"there is no notebook {', '.join(sorted(unknown))}: choose from {there}")
-    return [path for path in paths if only is None or path.stem in only or path.stem[:2] in only]
 
 
 def reads_records(path):
@@ -36,23 +25,24 @@ def reads_records(path):
     return _json(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
-def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
-    """Run what has changed, draw its pages, print a summary and return the exit code: 1 where a notebook failed.
+def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
+    """Run the notebooks at `paths` that have changed, or with `force` all of them, and draw their pages.
 
-    `jobs` notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of
-    this machine, or of the Dask cluster whose `scheduler` address is given.
+    What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
+    notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
+    machine, or of the Dask cluster whose `scheduler` address is given.
     """
     folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
     tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
-              "run": run_id} for path in notebooks(only)]  # fmt: skip
-    with progress.Progress([task["name"] for task in tasks]) as show, contextlib.ExitStack() as stack:
-        show.say(line)
+              "run": run_id} for path in paths]  # fmt: skip
+    show.say(line)
+    if _json(folder / "run.json").get("line") != line:
+        _write(folder / "run.json", profile=profile, line=line)
+    with contextlib.ExitStack() as stack:
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
-        if _json(folder / "run.json").get("line") != line:
-            _write(folder / "run.json", profile=profile, line=line)
         for reading in (False, True):  # the records that the first wave writes are an input of the second
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
@@ -66,9 +56,6 @@ def run(profile, line, only=None, force=False, jobs=None, scheduler=None):
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave)
                 _run_wave(client, wave, show, stop)
-    show.summary(folder)
-    show.say(f"open {site.render(profile)}")
-    return int(any(row["state"] == "failed" for row in show.rows.values()))
 
 
 def digest(task):
@@ -86,20 +73,17 @@ def digest(task):
 def _library(root, code):
     """Return the files of the modules of `lib` that code imports, directly or not; it is parsed, not run."""
     finder = ModuleFinder([str(root)])
-    with tempfile.TemporaryDirectory(prefix="study-") as folder:
-        script = Path(folder) / "cells.py"
-        script.write_text("\n".join(code), encoding="utf-8")
-        try:
-            finder.run_script(str(script))
-        except SyntaxError:  # one of IPython's magic commands
-            return sorted((root / "lib").glob("*.py"))
+    try:
+        finder.scan_code(compile("\n".join(code), "cells", "exec"), finder.add_module("__main__"))
+    except SyntaxError:  # one of IPython's magic commands
+        return sorted((root / "lib").glob("*.py"))
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
 
 def _connect(stack, scheduler, jobs, tasks):
     """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it."""
     import dask.system
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if scheduler:
         try:
@@ -112,15 +96,14 @@ def _connect(stack, scheduler, jobs, tasks):
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
                      "temporary-directory": scratch})  # fmt: skip
-    resource_tracker.ensure_running()  # as it starts it lets Ctrl-C through again
-    masked = hasattr(signal, "pthread_sigmask") and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:  # workers inherit the mask: Ctrl-C reaches this process alone, which then stops what runs
-        return stack.enter_context(Client(stack.enter_context(LocalCluster(
+    with contextlib.ExitStack() as starting:
+        if hasattr(signal, "pthread_sigmask"):  # workers inherit it: Ctrl-C reaches this process alone, which ends them
+            resource_tracker.ensure_running()  # as it starts it lets Ctrl-C through again
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            starting.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        return stack.enter_context(Client(
             n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, silence_logs="CRITICAL",
-            dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))))  # any port # fmt: skip
-    finally:
-        if masked is not False:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+            dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
 
 
 def _run_wave(client, tasks, show, stop):
@@ -133,13 +116,12 @@ def _run_wave(client, tasks, show, stop):
     while (waiting or running) and not stop.wait(0.2):
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
         while waiting and len(running) < max(1, sum(client.nthreads().values())):
-            task = waiting.pop()
+            task = waiting.pop() | {"started": time.monotonic()}
             running[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
         for future in [future for future in running if future.done()]:
             task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
-            seconds = round(time.monotonic() - show.rows[task["name"]].get("started", time.monotonic()), 1)
-            outcome = future.result() if future.status == "finished" else _finish(task, seconds, died)
-            show.update(task["name"], state=outcome["status"], seconds=outcome["seconds"], error=outcome["error"])
+            marker = future.result() if future.status == "finished" else _finish(task, died)
+            show.update(task["name"], state=marker["status"], seconds=marker["seconds"], error=marker["error"])
             with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
                 site.render_page(task["folder"].name, task["name"])
     if stop.is_set():
@@ -159,10 +141,10 @@ def _stop(run_id):
 
 def execute(task):
     """In a worker process: run one notebook, keep it as executed, and return its marker; never raises."""
-    marker, started, error = _json(task["marker"]), time.monotonic(), None
+    marker, error = _json(task["marker"]), None
     if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
         return marker
-    messages = _Messages(task)
+    task, messages = task | {"started": time.monotonic()}, _Messages(task)
     import dask
     import papermill
 
@@ -184,7 +166,7 @@ def execute(task):
                     project.atomic_write(task["folder"] / "notebooks" / task["path"].name, content)
     except Exception as failure:  # whatever it is, the other notebooks go on
         error = _explain(failure)
-    return _finish(task, round(time.monotonic() - started, 1), error)
+    return _finish(task, error)
 
 
 def _kernel_manager(task, folder):
@@ -215,7 +197,7 @@ class _Messages(io.TextIOBase):
     def __init__(self, task):
         from distributed import get_worker
 
-        self.task, self.worker, self.last = task, get_worker(), 0
+        self.task, self.worker = task, get_worker()
         self.send(state="running")
 
     def send(self, **changes):
@@ -224,15 +206,12 @@ class _Messages(io.TextIOBase):
     def cell(self, cell, cell_index):
         if self.task["run"] in _stopped:
             raise InterruptedError
-        headings = re.findall(r"(?m)^## +(.+)", cell["source"]) if cell["cell_type"] == "markdown" else ()
-        if headings:
+        if cell["cell_type"] == "markdown" and (headings := re.findall(r"(?m)^## +(.+)", cell["source"])):
             self.send(section=headings[-1])
 
     def write(self, text):
-        lines = [line.strip() for line in re.split(r"[\r\n]", text) if "accuracy" in line]
-        if lines and time.monotonic() - self.last > 1:
-            self.last = time.monotonic()
-            self.send(metric=lines[-1])
+        if metrics := [line.strip() for line in re.split(r"[\r\n]", text) if "accuracy" in line]:
+            self.send(metric=metrics[-1])
 
 
 def _explain(error):
@@ -245,20 +224,22 @@ def _explain(error):
     return f"{kind}: {text.splitlines()[0] if text else 'no message'}"
 
 
-def _finish(task, seconds, error):
+def _finish(task, error):
     """Write and return the marker of a notebook that has run."""
     marker = {"notebook": task["name"], "status": "failed" if error else "done", "digest": task["digest"],
-              "seconds": seconds, "error": error, "parameters": task["parameters"], "run": task["run"]}  # fmt: skip
+              "seconds": round(time.monotonic() - task["started"], 1), "error": error,
+              "parameters": task["parameters"], "run": task["run"]}  # fmt: skip
     try:
-        return marker if task["run"] in _stopped else _write(task["marker"], **marker)
+        if task["run"] not in _stopped:
+            _write(task["marker"], **marker)
     except OSError as failure:
-        return marker | {"status": "failed", "error": error or _explain(failure)}
+        marker |= {"status": "failed", "error": error or _explain(failure)}
+    return marker
 
 
 def _write(path, **content):
-    content["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    project.atomic_write(path, json.dumps(content, indent=1) + "\n")
-    return content
+    created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    project.atomic_write(path, json.dumps(content | {"created": created}, indent=1) + "\n")
 
 
 def _json(path):

@@ -18,17 +18,16 @@ class StudyError(Exception):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path`; what is written there replaces `path` whole, or not at all."""
+    """Yield a temporary path beside `path`: the file written there takes its place whole, or not at all on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
         temporary.replace(path)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path, content):

@@ -3,7 +3,6 @@
 Introduced in notebook 02. The fields are listed in `REQUIRED`; experiments may add more.
 """
 
-import io
 import json
 
 from lib import project
@@ -32,10 +31,10 @@ def folder(profile):
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of its test images as float16, and their labels (n,)."""
     content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
-    base, buffer = folder(record["profile"]), io.BytesIO()
-    np.savez_compressed(buffer, probabilities=probabilities.astype(np.float16), labels=labels.astype(np.uint16))
-    project.atomic_write(base / "predictions" / f"{record['experiment']}.npz", buffer.getvalue())
-    project.atomic_write(base / "records" / f"{record['experiment']}.json", content)
+    base, name = folder(record["profile"]), record["experiment"]
+    with project.replacing(base / "predictions" / f"{name}.npz") as path:
+        np.savez_compressed(path, probabilities=probabilities.astype(np.float16), labels=labels.astype(np.uint16))
+    project.atomic_write(base / "records" / f"{name}.json", content)
 
 
 def read(path):

@@ -108,6 +108,18 @@ def test_nothing_is_started_or_written_when_nothing_has_changed(study):
     assert all(path.parent.name == "site" for path in after if after[path] != before.get(path))
 
 
+def test_a_damaged_record_is_one_line_after_the_table(fresh):
+    """It costs the run its accuracies, not its end."""
+    fresh.notebook("03_three", "print(1)")
+    record = fresh.root / "reports" / "smoke" / "records" / "A1.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    code, out, err = fresh.invoke("run", "03", "--profile", "smoke")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2].startswith(f"{record} lacks schema, experiment")
+    assert out.splitlines()[-1].startswith("open ")
+
+
 def test_run_runs_even_what_has_not_changed(study):
     """By number or name, and nothing else."""
     before = study.marker("02_two")["run"]

@@ -1,5 +1,6 @@
 """Parameter files: what is merged, and that nothing that does not fit gets through."""
 
+import tasks
 from lib import data, parameters, project
 
 import pytest
@@ -120,9 +121,9 @@ def test_without_a_profile_real_data_is_preferred(study, monkeypatch):
     """And the line says which, and why."""
     study.parameters("common", "dataset: cifar10\n", "quick")
     monkeypatch.setattr(data, "find_or_download_cifar10", lambda: (study.root, "found in the Keras home"))
-    assert parameters.choose_profile() == ("quick", "profile quick on CIFAR-10 (found in the Keras home)")
+    assert tasks.choose_profile() == ("quick", "profile quick on CIFAR-10 (found in the Keras home)")
     monkeypatch.setattr(data, "find_or_download_cifar10", offline)
-    assert parameters.choose_profile() == ("smoke", "profile smoke on the embedded digits (cifar-10 is not here)")
+    assert tasks.choose_profile() == ("smoke", "profile smoke on the embedded digits (cifar-10 is not here)")
 
 
 def test_a_named_profile_never_falls_back(study, monkeypatch):
@@ -130,7 +131,7 @@ def test_a_named_profile_never_falls_back(study, monkeypatch):
     study.parameters("common", "dataset: cifar10\n", "quick")
     monkeypatch.setattr(data, "find_or_download_cifar10", offline)
     with pytest.raises(data.DataError, match="put it there"):
-        parameters.choose_profile("quick")
-    assert parameters.choose_profile("smoke") == ("smoke", "profile smoke on the embedded digits (as asked for)")
+        tasks.choose_profile("quick")
+    assert tasks.choose_profile("smoke") == ("smoke", "profile smoke on the embedded digits (as asked for)")
     with pytest.raises(parameters.ParameterError, match="there is no profile huge: choose one of quick, smoke"):
-        parameters.choose_profile("huge")
+        tasks.choose_profile("huge")

@@ -199,7 +199,7 @@ def test_the_digest_of_a_reader_covers_the_records(study, task):
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("module", ["parameters", "pipeline", "progress", "site", "tasks"])
+@pytest.mark.parametrize("module", ["parameters", "pipeline", "site", "tasks"])
 def test_the_command_line_does_not_import_keras(module):
     """Nor what else is slow."""
     name = module if module == "tasks" else f"lib.{module}"

@@ -155,6 +155,17 @@ def test_atomic_write_makes_folders_and_files_that_others_can_read(tmp_path):
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path):
+    """Whoever writes it; the temporary name ends alike, for writers that go by the ending."""
+    path = tmp_path / "a.npy"
+    project.atomic_write(path, "old")
+    with pytest.raises(ZeroDivisionError), project.replacing(path) as temporary:
+        temporary.write_text("half")
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".npy")
+        raise ZeroDivisionError
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
 def test_a_file_is_replaced_not_overwritten(path):
     """Who is reading it reads the old one to its end."""
     before = path.read_text()
