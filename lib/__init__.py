@@ -1,10 +1,10 @@
 """Helpers that the notebooks share. The ideas stand in the notebooks; the routine stands here.
 
 Floors, each importing only what stands below it:
-    project                              paths, atomic writes, the base of all errors
-    data · records · decks · parameters · show   know nothing of Keras models
-    runtime · models · transfer          build models
-    evaluation · training                use models and write records
-    plots                                draws what evaluation returns
-    pipeline · site                      run notebooks and publish them; never import Keras
+    project                                       paths, atomic writes, the base of all errors
+    data · records · decks · parameters · show    know nothing of Keras models
+    runtime · models · transfer · augmentation    build models and what they are fed with
+    evaluation · training                         use models and write records
+    plots                                         draws what evaluation returns
+    pipeline · site                               run notebooks and publish them; never import Keras
 """

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
-from lib import decks, evaluation, project, records, training
+from lib import augmentation, decks, evaluation, project, records, training
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def places(images, split):
 def test_batches_are_the_same_for_the_same_seed_only(noise):
     """In every epoch; another epoch and another seed show something else."""
     def digest(seed):
-        batches = training.Batches(noise.train, 4, RECIPE, seed)
+        batches = augmentation.Batches(noise.train, 4, RECIPE, seed)
         return [hashlib.sha256(images.tobytes()).hexdigest() for images, _ in epochs(batches, 3)]
 
     assert digest(1) == digest(1)
@@ -61,14 +61,14 @@ def test_batches_are_the_same_for_the_same_seed_only(noise):
 
 def test_a_batch_can_be_asked_for_twice(noise):
     """Keras looks at the first one before it trains."""
-    batches = training.Batches(noise.train, 4, RECIPE)
+    batches = augmentation.Batches(noise.train, 4, RECIPE)
     np.testing.assert_array_equal(batches[2][0], batches[2][0])
 
 
 def test_an_epoch_shows_every_image_once_with_its_label(noise):
     """The last, smaller batch is left out, other images each time."""
     split = noise.train.take(slice(37))
-    shown = epochs(training.Batches(split, 4, replace(RECIPE, flip="none", shift=0)), 20)
+    shown = epochs(augmentation.Batches(split, 4, replace(RECIPE, flip="none", shift=0)), 20)
     missing = []
     for images, targets in shown:
         found = [place for place, _ in places(images, split)]
@@ -80,14 +80,14 @@ def test_an_epoch_shows_every_image_once_with_its_label(noise):
 
 def test_fewer_images_than_a_batch_are_one_batch(noise):
     """Not none."""
-    batches = training.Batches(noise.validation, 4, replace(RECIPE, batch_size=64))
+    batches = augmentation.Batches(noise.validation, 4, replace(RECIPE, batch_size=64))
     assert len(batches) == 1
     assert batches[0][0].shape == (8, 8, 8, 3)
 
 
 def test_fit_goes_through_all_batches_of_every_epoch(noise):
     """As Keras draws them, in an order of its own: none twice and none of another epoch."""
-    class Watched(training.Batches):
+    class Watched(augmentation.Batches):
         def __getitem__(self, index):
             drawn[-1].append((self.epoch, index))
             return super().__getitem__(index)
@@ -109,7 +109,7 @@ def test_fit_goes_through_all_batches_of_every_epoch(noise):
 def test_alternate_flip_shows_each_image_as_it_is_and_mirrored_in_turn(noise):
     """Exactly; about half of them begin mirrored."""
     recipe = replace(RECIPE, flip="alternate", shift=0)
-    turns = [dict(places(images, noise.train)) for images, _ in epochs(training.Batches(noise.train, 4, recipe), 4)]
+    turns = [dict(places(images, noise.train)) for images, _ in epochs(augmentation.Batches(noise.train, 4, recipe), 4)]
     for place in range(40):
         assert turns[0][place] == turns[2][place] != turns[1][place] == turns[3][place]
     assert 10 < sum(turns[0].values()) < 30
@@ -118,12 +118,12 @@ def test_alternate_flip_shows_each_image_as_it_is_and_mirrored_in_turn(noise):
 def test_random_flip_mirrors_half_of_the_images_anew_each_time(noise):
     """And "none" mirrors none."""
     recipe = replace(RECIPE, shift=0)
-    turns = [dict(places(images, noise.train)) for images, _ in epochs(training.Batches(noise.train, 4, recipe), 50)]
+    turns = [dict(places(images, noise.train)) for images, _ in epochs(augmentation.Batches(noise.train, 4, recipe), 50)]
     assert np.mean([list(turn.values()) for turn in turns]) == pytest.approx(0.5, abs=0.05)
     shares = np.mean([[turn[place] for place in range(40)] for turn in turns], axis=0)
     assert shares.min() > 0.2
     assert shares.max() < 0.8
-    plain = training.Batches(noise.train, 4, replace(recipe, flip="none"))
+    plain = augmentation.Batches(noise.train, 4, replace(recipe, flip="none"))
     assert not any(mirrored for images, _ in epochs(plain, 3) for _, mirrored in places(images, noise.train))
 
 
@@ -131,7 +131,7 @@ def test_mirrored_features_stand_in_for_mirrored_images(noise):
     """They come from the cache; the features themselves are never turned round."""
     features = np.random.default_rng(0).random((40, 2, 2, 5)).astype(np.float16)
     split = noise.train._replace(images=features, mirrored=features + 10)
-    batches = training.Batches(split, 4, replace(RECIPE, flip="alternate", shift=0))
+    batches = augmentation.Batches(split, 4, replace(RECIPE, flip="alternate", shift=0))
     for _ in range(2):
         rows = np.sort(batches.order[:8])
         images, _ = batches[0]
@@ -147,8 +147,8 @@ def test_batches_leave_the_data_as_it_is(noise, tmp_path):
     np.save(tmp_path / "images.npy", noise.train.images)
     split = noise.train._replace(images=np.load(tmp_path / "images.npy", mmap_mode="r"))
     before = noise.train.images.copy()
-    epochs(training.Batches(split, 4, replace(RECIPE, shift=2)), 2)
-    epochs(training.Batches(noise.train, 4, replace(RECIPE, shift=2)), 2)
+    epochs(augmentation.Batches(split, 4, replace(RECIPE, shift=2)), 2)
+    epochs(augmentation.Batches(noise.train, 4, replace(RECIPE, shift=2)), 2)
     np.testing.assert_array_equal(noise.train.images, before)
 
 
@@ -156,7 +156,7 @@ def test_batches_leave_the_data_as_it_is(noise, tmp_path):
 def test_shifted_images_stay_in_range_with_reflected_borders(shift):
     """Every move up to `shift` in both directions occurs, none beyond, and each image has its own."""
     images = np.random.default_rng(0).integers(0, 256, (400, 6, 6, 2), np.uint8)
-    shifted = training.shift_images(images, shift, np.random.default_rng(1))
+    shifted = augmentation.shift_images(images, shift, np.random.default_rng(1))
     assert shifted.shape == images.shape
     assert shifted.dtype == images.dtype
     seen = set()
@@ -172,7 +172,7 @@ def test_shifted_images_stay_in_range_with_reflected_borders(shift):
 def test_no_shift_is_no_copy():
     """Nor a random number."""
     images = np.zeros((2, 4, 4, 3), np.uint8)
-    assert training.shift_images(images, 0, None) is images
+    assert augmentation.shift_images(images, 0, None) is images
 
 
 # ---------------------------------------------------------------------------------------------- fit
@@ -449,10 +449,10 @@ def test_a_quarter_turn_turns_the_image():
             return np.full(count, high)
 
     images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), np.uint8)
-    turned = training.turn_images(images, 90, 0, Always())
+    turned = augmentation.turn_images(images, 90, 0, Always())
     assert turned.dtype == np.uint8
     assert any(np.array_equal(turned, np.rot90(images, turns, axes=(1, 2))) for turns in (1, 3))
-    assert training.turn_images(images, 0, 0, None) is images
+    assert augmentation.turn_images(images, 0, 0, None) is images
 
 
 def test_zoom_enlarges_and_shrinks_about_the_centre():
@@ -463,16 +463,16 @@ def test_zoom_enlarges_and_shrinks_about_the_centre():
 
     images = np.zeros((1, 9, 9, 1), np.uint8)
     images[0, 3:6, 3:6] = 255
-    assert training.turn_images(images, 0, 0.9, Always())[..., 0].sum() > 2 * images.sum()
-    assert (training.turn_images(images, 20, 0.2, np.random.default_rng(0)).max()) > 200
+    assert augmentation.turn_images(images, 0, 0.9, Always())[..., 0].sum() > 2 * images.sum()
+    assert (augmentation.turn_images(images, 20, 0.2, np.random.default_rng(0)).max()) > 200
 
 
 def test_cutout_blanks_one_square_in_each_image():
     """Of the mean colour; at the border a part of it."""
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    changed = (training.cut_out(images, 4, np.random.default_rng(1)) != images).any(axis=3)
+    changed = (augmentation.cut_out(images, 4, np.random.default_rng(1)) != images).any(axis=3)
     sizes = changed.sum(axis=(1, 2))
     assert sizes.max() <= 16
     assert sizes.min() >= 3
     assert len({tuple(np.argwhere(each)[0]) for each in changed if each.any()}) > 10
-    assert training.cut_out(images, 0, None) is images
+    assert augmentation.cut_out(images, 0, None) is images
