@@ -118,7 +118,8 @@ def test_alternate_flip_shows_each_image_as_it_is_and_mirrored_in_turn(noise):
 def test_random_flip_mirrors_half_of_the_images_anew_each_time(noise):
     """And "none" mirrors none."""
     recipe = replace(RECIPE, shift=0)
-    turns = [dict(places(images, noise.train)) for images, _ in epochs(augmentation.Batches(noise.train, 4, recipe), 50)]
+    shown = epochs(augmentation.Batches(noise.train, 4, recipe), 50)
+    turns = [dict(places(images, noise.train)) for images, _ in shown]
     assert np.mean([list(turn.values()) for turn in turns]) == pytest.approx(0.5, abs=0.05)
     shares = np.mean([[turn[place] for place in range(40)] for turn in turns], axis=0)
     assert shares.min() > 0.2
