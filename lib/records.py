@@ -37,6 +37,20 @@ def write(record, probabilities, labels):
     project.atomic_write(base / "records" / f"{name}.json", content)
 
 
+def with_stages(record, earlier):
+    """Return a record whose `training` counts in the stages that came before, as `training.fit` returned them.
+
+    A record that does so already comes back as it is: one that was kept from an earlier run.
+    """
+    last = record["training"]
+    if "stages" in last:
+        return record
+    parts = [*earlier, last]
+    whole = {name: round(sum(part[name] for part in parts), 2) for name in ("epochs", "seconds", "compile_seconds")}
+    history = {curve: [value for part in parts for value in part["history"][curve]] for curve in last["history"]}
+    return record | {"training": whole | {"history": history, "stages": [part["epochs"] for part in parts]}}
+
+
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
     try:

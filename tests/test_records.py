@@ -61,6 +61,17 @@ def test_all_records_of_a_profile(path):
     assert records.read_all("quick") == {}
 
 
+def test_a_record_counts_in_the_stages_before_its_last():
+    """Epochs, seconds and curves of all, once: a record that was kept has them already."""
+    before, last = ({"epochs": len(curve), "history": {"loss": curve}, "seconds": 1.25, "compile_seconds": 0.5}
+                    for curve in ([3.0, 2.0], [1.0]))  # fmt: skip
+    record = records.with_stages(changed(training=last), [before])
+    assert record["training"] == {"epochs": 3, "history": {"loss": [3.0, 2.0, 1.0]}, "seconds": 2.5,
+                                  "compile_seconds": 1.0, "stages": [2, 1]}  # fmt: skip
+    assert record | {"training": last} == changed(training=last)
+    assert records.with_stages(record, [before]) == record
+
+
 def test_a_failed_write_leaves_the_old_record(path, full_disk):
     """And no temporary file."""
     before = path.read_bytes()
