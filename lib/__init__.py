@@ -5,6 +5,7 @@ Floors, each importing only what stands below it:
     data · records · decks · parameters · show   know nothing of Keras models
     runtime · models · transfer          build models
     evaluation · training                use models and write records
+    photo · gradcam · export             ask, look into and convert what was trained
     plots                                draws what evaluation returns
     pipeline · progress · site           run notebooks and publish them; never import Keras
 """
