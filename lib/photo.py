@@ -95,7 +95,8 @@ def open_photo(source, name=None):
 
 
 def _what_it_is(source):
-    start = source[:12] if isinstance(source, bytes) else source.open("rb").read(12)
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        start = file.read(12)
     if start[4:12] in HEIC:
         return "is HEIC, which Pillow does not read by itself: save it as JPEG first"
     return "is not an image that can be read here: save it as JPEG or PNG"
