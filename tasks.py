@@ -70,6 +70,25 @@ def run(_, notebook, profile=None):
     return run_all.body(_, profile, notebook, force=True)
 
 
+TRAINED = "smoke, quick or full (default: the one trained last)"
+
+
+@command(photo="the path of a picture", model="one experiment, such as A1 (default: all)", profile=TRAINED)
+def predict(_, photo, model=None, profile=None):
+    """Ask the trained models what a photo shows."""
+    import lib.photo
+
+    lib.photo.predict(photo, model, profile)
+
+
+@command(format="onnx or litert", model="one experiment, such as A1 (default: all)", profile=TRAINED)
+def export(_, format, model=None, profile=None):
+    """Write the trained models for another runtime, and compare."""
+    import lib.export
+
+    lib.export.export(format, model, profile)
+
+
 @command()
 def lab(_):
     """Open JupyterLab with the first notebook."""

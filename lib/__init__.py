@@ -5,6 +5,7 @@ Floors, each importing only what stands below it:
     data · records · decks · parameters · show    know nothing of Keras models
     runtime · models · transfer · augmentation    build models and what they are fed with
     evaluation · training                         use models and write records
+    photo · gradcam · export                      ask, look into and convert what was trained
     plots                                         draws what evaluation returns
     pipeline · site                               run notebooks and publish them; never import Keras
 """

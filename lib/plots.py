@@ -5,6 +5,7 @@ from lib import evaluation
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 PALETTE = sns.color_palette("colorblind")
@@ -90,11 +91,11 @@ def errors(run, images_, class_names, title, count=20):
     return images(images_[surest], titles, f"{title}: surest errors (true → predicted)")
 
 
-def images(rows, titles, title, columns=10):
-    """Return a grid of images (height, width, channels), each under its short title."""
+def images(rows, titles, title, columns=10, width=1.1):
+    """Return a grid of images (height, width, channels), each `width` inches wide under its short title."""
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)
-    size = (1.1 * columns, 1.3 * lines + 0.4)
+    size = (width * columns, (width + 0.2) * lines + 0.4)
     fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
@@ -103,3 +104,11 @@ def images(rows, titles, title, columns=10):
         axis.set_title(label, fontsize=9)
     fig.suptitle(title)
     return fig
+
+
+def overlay(image, heat):
+    """Return an image (height, width, 3) uint8 in grey, with a heat map (rows, columns) from 0 to 1 laid over it."""
+    height, width = image.shape[:2]
+    heat = np.asarray(Image.fromarray(np.float32(heat)).resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
+    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    return (0.4 * grey + 0.6 * 255 * plt.colormaps["inferno"](heat)[..., :3]).astype(np.uint8)

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 import toy
 
-COMMANDS = ("clean", "lab", "lint", "report", "run", "run-all", "serve", "test", "validate")
+COMMANDS = ("clean", "export", "lab", "lint", "predict", "report", "run", "run-all", "serve", "test", "validate")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,11 @@ def refused(study, *arguments):
     ("report", "nothing was run yet: start with `invoke run-all`"),
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
+    ("predict no.jpg", "the photo no.jpg is not there: check the path"),
+    ("predict tasks.py", "tasks.py is not an image that can be read here: save it as JPEG or PNG"),
+    ("export --format onnx", "no model was trained yet: `invoke run-all` trains them"),
+    ("export --format onnx --profile huge", "there is no profile huge: choose one of quick, smoke"),
+    ("export --format pdf", "there is no format pdf: choose one of onnx, litert"),
     ("serve --port 99999", "--port must be a number up to 65535, not 99999"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(fresh, arguments, says):

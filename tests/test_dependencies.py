@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((project.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRA = PROJECT["project"]["optional-dependencies"]["export"]
 LOCK = (project.ROOT / "requirements.txt").read_text(encoding="utf-8")
 PINS = [Requirement(line) for line in LOCK.splitlines() if line and not line.startswith(("#", "-"))]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -75,8 +76,10 @@ def test_the_environment_is_a_shell_around_the_lock():
 
 
 def test_dependencies_are_declared_nowhere_else():
-    """No other file of this kind, no second list in pyproject.toml."""
-    assert not PROJECT["project"].get("optional-dependencies")
+    """No other file of this kind, no second list in pyproject.toml but that of an extra, which is not locked."""
+    assert list(PROJECT["project"]["optional-dependencies"]) == ["export"]
+    extra = {canonicalize_name(Requirement(line).name) for line in EXTRA}
+    assert not extra & {canonicalize_name(pin.name) for pin in PINS}
     assert not PROJECT.get("dependency-groups")
     others = ("setup.py", "setup.cfg", "tox.ini", "requirements-*.txt", "requirements/*", "Pipfile", "*.lock")
     assert [path for pattern in others for path in project.ROOT.glob(pattern)] == []
@@ -96,7 +99,8 @@ def test_every_import_is_declared():
     """Of `lib` and the commands, under the name that the index gives it."""
     names = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "dask": "distributed",
              "IPython": "ipykernel", "jupyter_client": "ipykernel", "jax": "tensorflow"}  # fmt: skip
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    lines = PROJECT["project"]["dependencies"] + EXTRA
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     for path in [*(project.ROOT / "lib").glob("*.py"), project.ROOT / "tasks.py"]:
         for name in imported(path) - set(sys.stdlib_module_names) - {"lib"}:
             assert canonicalize_name(names.get(name, name)) in declared, f"{path.name} imports {name}"

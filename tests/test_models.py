@@ -1,6 +1,9 @@
 """Models: the layers they share, their size, and that a saved model answers as it did."""
 
-from lib import models
+import subprocess
+import sys
+
+from lib import models, project
 
 import keras
 import numpy as np
@@ -83,6 +86,30 @@ def test_a_saved_model_gives_the_same_outputs(tmp_path, greyscale):
     loaded = keras.models.load_model(path, safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(pictures(), verbose=0), model.predict(pictures(), verbose=0))
     assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
+
+
+def caffe_cnn():
+    """The beginning of a network that was trained by Caffe: blue first, minus the mean."""
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    x = layers.Rescaling(1.0, offset=[-103.9, -116.8, -123.7])(models.ReverseChannels()(inputs))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def test_saved_models_answer_alike_in_another_process(tmp_path):
+    """In safe mode, with nothing but our layers imported."""
+    saved = {"simple": simple_cnn(), "greyscale": simple_cnn(greyscale=True), "caffe": caffe_cnn()}
+    for name, model in saved.items():
+        models.save(model, tmp_path / f"{name}.keras")
+    np.save(tmp_path / "pictures.npy", pictures())
+    code = ("import sys, pathlib; from lib import models, runtime; import keras, numpy as np\n"
+            "runtime.start('00_test'); folder = pathlib.Path(sys.argv[1])\n"
+            "for path in folder.glob('*.keras'):\n"
+            "    model = keras.models.load_model(path, compile=False, safe_mode=True)\n"
+            "    np.save(path.with_suffix('.npy'), model.predict(np.load(folder / 'pictures.npy'), verbose=0))")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=project.ROOT, check=True)
+    for name, model in saved.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), model.predict(pictures(), verbose=0))
 
 
 def test_a_failed_save_leaves_the_old_model(tmp_path, full_disk):
