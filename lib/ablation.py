@@ -1,0 +1,42 @@
+"""One ingredient at a time: what each is worth on validation data, and the recipe that comes of it.
+
+Introduced in notebook 04.
+"""
+
+from dataclasses import replace
+
+from lib import training
+
+import keras
+import pandas as pd
+
+
+def climb(build, recipe, ingredients, data, seed=0):
+    """Add ingredients one after another, keep those that help, and return (network, recipe, DataFrame of all trials).
+
+    An ingredient, by name, is a pair: arguments for `build`, which returns a model, and settings of the recipe. It
+    stays if the validation accuracy after the last epoch is at least the best so far, so the first one always does; a
+    training that diverges counts as 0. `network` holds the arguments that stayed. Test images are not touched.
+    """
+    network, best, trials = {}, 0.0, []
+    for name, (arguments, settings) in ingredients.items():
+        tried, changed = network | arguments, replace(recipe, **settings)
+        keras.utils.set_random_seed(seed)
+        model = build(**tried)
+        run = _fit(model, data, changed, seed)
+        accuracy = run["history"]["val_accuracy"][-1]
+        kept = accuracy >= best
+        if kept:
+            network, recipe, best = tried, changed, accuracy
+        trials.append({"ingredient": name, "training accuracy": run["history"]["accuracy"][-1],
+                       "validation accuracy": accuracy, "kept": kept, "parameters": model.count_params(),
+                       "seconds": round(run["seconds"])})
+    return network, recipe, pd.DataFrame(trials).round(3)
+
+
+def _fit(model, data, recipe, seed):
+    try:
+        return training.fit(model, data, recipe, seed=seed)
+    except RuntimeError as error:
+        print(error)
+        return {"history": {"accuracy": [0.0], "val_accuracy": [0.0]}, "seconds": 0.0}
