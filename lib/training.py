@@ -141,6 +141,7 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     model.compile(_optimizer(recipe, len(shown) * recipe.epochs), loss, metrics=["accuracy"])
     validation = (np.asarray(data.validation.images),
                   keras.utils.to_categorical(data.validation.labels, data.num_classes))
+    _reseed(model, seed)
     progress, keeper = Progress(), Checkpoint(checkpoint, shown, callbacks)
     keeper.restore(model)
     state = keeper.state
@@ -152,6 +153,13 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
     return {"epochs": state["epoch"], "history": state["history"],
             "seconds": round(state["seconds"] - progress.compiled, 2), "compile_seconds": round(progress.compiled, 2)}
+
+
+def _reseed(model, seed):
+    """Have Dropout and the like begin alike, whatever the model has gone through before."""
+    generators = [generator for layer in model._flatten_layers() for generator in layer._seed_generators]
+    for index, generator in enumerate(generators):
+        generator.state.assign([seed, index])
 
 
 def _optimizer(recipe, steps):
@@ -166,12 +174,13 @@ def _optimizer(recipe, steps):
     return type(keras.optimizers.get(recipe.optimizer))(learning_rate=rates[recipe.schedule](), **recipe.options)
 
 
-def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None, **settings):
+def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None,
+               chosen_from=None, **settings):
     """Train, evaluate once on the test images, write the record and the model, and return the `Run`.
 
     `tail` and `inputs` (see `transfer`) are given where only the end of `model` is trained, on cached outputs of its
     frozen part; `model` is then what is counted, timed and saved. `settings` are kept in the record beside the
-    recipe's. An experiment that has a record of exactly this start and recipe is not run again: its weights are loaded.
+    recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. An experiment that has a record of exactly this start and recipe is not run again: its weights are loaded.
     One that was interrupted goes on after its last epoch.
     """
     trained, inputs = tail or model, inputs or data
@@ -179,7 +188,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     plan = {"experiment": name, **{key: value for key, value in vars(study).items() if key != "retrain"},
             "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks)} | settings}  # fmt: skip
-    key = _key(plan, model, inputs)
+    key = _key(plan, model, inputs)  # of what decides the result: the seconds that the trials took do not
+    plan["settings"] |= {"chosen_from": chosen_from} if chosen_from else {}
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)

@@ -183,9 +183,9 @@ def _outputs(prefix, images, path, batch_size):
                 if 2 * math.prod(shape) > shutil.disk_usage(path.parent).free:
                     raise OSError(errno.ENOSPC, "no space left")  # a map beyond the disk's end would kill the process
                 outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-                for start in range(0, len(images), batch_size):
-                    batch = np.ascontiguousarray(images[start : start + batch_size])
-                    outputs[start : start + len(batch)] = prefix.predict_on_batch(batch)
+                for start in range(0, len(images), batch_size):  # all of one size: another would be compiled anew
+                    batch = images[np.arange(start, start + batch_size) % len(images)]
+                    outputs[start : start + batch_size] = prefix.predict_on_batch(batch)[: len(images) - start]
                 outputs.flush()
         return np.load(path, mmap_mode="r")
     except ValueError as error:
