@@ -180,8 +180,9 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
 
     `tail` and `inputs` (see `transfer`) are given where only the end of `model` is trained, on cached outputs of its
     frozen part; `model` is then what is counted, timed and saved. `settings` are kept in the record beside the
-    recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. An experiment that has a record of exactly this start and recipe is not run again: its weights are loaded.
-    One that was interrupted goes on after its last epoch.
+    recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. An experiment that has a record
+    of exactly this start and recipe is not run again: its weights are loaded. One that was interrupted goes on after
+    its last epoch.
     """
     trained, inputs = tail or model, inputs or data
     sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
