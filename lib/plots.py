@@ -90,6 +90,50 @@ def errors(run, images_, class_names, title, count=20):
     return images(images_[surest], titles, f"{title}: surest errors (true → predicted)")
 
 
+def accuracy_against_cost(points, cost, front):
+    """Return a figure of accuracy (%) over a cost, cheaper to the left; a line joins and names the rows of `front`.
+
+    `points` is a DataFrame with the columns experiment, accuracy, low, high, pretrained and the cost's.
+    """
+    fig, axis = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
+    for colour, (kind, rows) in zip(PALETTE, points.groupby("pretrained", sort=False), strict=False):
+        axis.errorbar(rows[cost], rows["accuracy"], yerr=_lengths(rows), fmt="o", color=colour, capsize=2, label=kind)
+    best = points.iloc[front]
+    axis.plot(best[cost], best["accuracy"], color=PALETTE[3], zorder=0)
+    axis.set(xlabel=cost, ylabel="test accuracy (%)", xscale="log", title="Line: no cheaper model is better")
+    axis.legend(fontsize="small", loc="lower right")
+    gaps = 0.075 * np.ptp(axis.get_ylim()) * np.arange(len(best))
+    heights = np.minimum.accumulate((best["accuracy"].to_numpy() - gaps)[::-1])[::-1] + gaps  # names keep apart
+    for name, x, y, height in zip(best["experiment"], best[cost], best["accuracy"], heights, strict=True):
+        axis.annotate(name, (x, y), (1.03, height), textcoords=axis.get_yaxis_transform(), va="center",
+                      arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.8, "relpos": (0, 0.5)})
+    return fig
+
+
+def reported_against_measured(claims):
+    """Return a figure of the decks' accuracies (%), a number or a range each, beside the measured ones.
+
+    `claims` is a DataFrame with the columns experiment, first, last (of the range), accuracy, low, high.
+    """
+    fig, axis = plt.subplots(figsize=(5.4, 0.34 * len(claims) + 1.6), layout="constrained")
+    places = np.arange(len(claims))
+    axis.errorbar(claims["accuracy"], places, xerr=_lengths(claims), fmt="o", color=PALETTE[0], capsize=3,
+                  label="measured, 95 % interval")
+    axis.hlines(places, claims["first"], claims["last"], color=PALETTE[1])
+    axis.plot(claims["last"], places, "D", color=PALETTE[1], label="reported")
+    axis.plot(claims["first"], places, "D", color=PALETTE[1])
+    axis.set(xlabel="test accuracy (%)", yticks=places, yticklabels=claims["experiment"],
+             title="Reported against measured")
+    axis.invert_yaxis()
+    axis.legend(fontsize="small", loc="lower left")
+    return fig
+
+
+def _lengths(rows):
+    """Lengths of the error bars below and above each accuracy."""
+    return [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
+
+
 def images(rows, titles, title, columns=10):
     """Return a grid of images (height, width, channels), each under its short title."""
     columns = min(columns, len(rows))
