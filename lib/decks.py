@@ -137,7 +137,7 @@ def ledger(found):
     """Return a DataFrame with a row for every number and every inconsistent claim of the decks.
 
     `found` is {experiment: record}; the columns are `COLUMNS`. A verdict is a key of `SIGNS`, where need be with what
-    it takes ("not checkable here: ImageNet weights"); `note` gives the reason, or the command that fills the row.
+    it takes ("not checkable here: ImageNet weights"); `note` has the reason, or the command that fills the row.
     """
     rows = []
     for experiment in load()["experiments"]:
@@ -148,6 +148,11 @@ def ledger(found):
         rows += [_claim(fault) for fault in faults if not fault["number"]]
     rows += [_claim(fault) for fault in _faults(None, found.get("C2"))]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def sign(verdict_):
+    """Return the sign of a verdict in the ledger, such as ✓."""
+    return SIGNS[verdict_.split(":")[0]]
 
 
 def details(found, predictions):
@@ -164,7 +169,7 @@ def details(found, predictions):
         for label, (name, claims) in enumerate(table.items()):
             metrics = class_scores(ours[experiment], label) if experiment in ours else {}
             for score, claim in zip(SCORES, claims, strict=True):
-                row = _row(experiment, score, claim, found.get(experiment), metrics.get(score))
+                row = _row(experiment, score, claim, found.get(experiment), metrics.get(score), digits=0)
                 rows.append(row | {"number": f"{name}: {score}"})
     for experiment, pairs in confused.items():
         for true, predicted, images in pairs:
@@ -200,7 +205,7 @@ def _share(hits, count):
     return {"value": float(hits / count), "low": wilson.low, "high": wilson.high}
 
 
-def _row(experiment, number, claim, record, metric=None):
+def _row(experiment, number, claim, record, metric=None, digits=None):
     """A line of the ledger for one number; `metric` is looked up in the record where it is not given."""
     deck, notebook = (load()["experiments"][experiment][name] for name in ("deck", "notebook"))
     metric = (metric or measured(number, record)) if comparable(record) else None
@@ -208,20 +213,21 @@ def _row(experiment, number, claim, record, metric=None):
     judged = f"not checkable here: {lacking}" if lacking else verdict(number, claim, metric)
     fills = lacking not in (None, "the deck's device", "early stopping")
     return {"deck": deck, "experiment": experiment, "number": NUMBERS[number][0], "reported": _claimed(number, claim),
-            "measured": _interval(number, metric) if metric else "", "verdict": judged,
+            "measured": _interval(number, metric, digits) if metric else "", "verdict": judged,
             "note": f"invoke run-all --profile full --only {notebook[:2]}" if fills else ""}
 
 
 def _claimed(number, claim):
     """A deck's number, or range, with the digits that it gives."""
     scale = NUMBERS[number][1]
-    return "–".join(f"{scale * value:,.4f}".rstrip("0").rstrip(".") for value in np.atleast_1d(claim))
+    return "–".join(f"{scale * value:,.4f}".rstrip("0").rstrip(".") for value in np.atleast_1d(claim)).replace("-", "−")
 
 
-def _interval(number, metric):
+def _interval(number, metric, digits=None):
     """A measured number as value [low, high]."""
-    _, scale, digits = NUMBERS[number]
-    value, *ends = (f"{scale * metric[end]:,.{digits}f}" for end in ("value", "low", "high") if end in metric)
+    _, scale, usual = NUMBERS[number]
+    value, *ends = (f"{scale * metric[end]:,.{usual if digits is None else digits}f}".replace("-", "−")
+                    for end in ("value", "low", "high") if end in metric)
     return f"{value} [{', '.join(ends)}]" if ends else value
 
 
@@ -237,10 +243,11 @@ def _faults(experiment, resnet50):
 
 
 def _odd(fault):
+    """What a claim's inconsistency changes in a line of the ledger."""
     return {"verdict": "inconsistent in itself", "note": f"{fault['claim']}: {fault['reason']}"}
 
 
 def _claim(fault):
     """A line of the ledger for a claim that is no number of a row."""
     return {"deck": fault["deck"], "experiment": fault.get("experiment", ""), "number": "claim",
-            "reported": fault["claim"], "measured": "", "verdict": "inconsistent in itself", "note": fault["reason"]}
+            "reported": fault["claim"], "measured": ""} | _odd(fault)

@@ -5,6 +5,7 @@ from lib import evaluation
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullLocator
 from sklearn.metrics import confusion_matrix
 
 PALETTE = sns.color_palette("colorblind")
@@ -95,13 +96,15 @@ def accuracy_against_cost(points, cost, front):
 
     `points` is a DataFrame with the columns experiment, accuracy, low, high, pretrained and the cost's.
     """
-    fig, axis = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
+    fig, axis = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
     for colour, (kind, rows) in zip(PALETTE, points.groupby("pretrained", sort=False), strict=False):
         axis.errorbar(rows[cost], rows["accuracy"], yerr=_lengths(rows), fmt="o", color=colour, capsize=2, label=kind)
     best = points.iloc[front]
-    axis.plot(best[cost], best["accuracy"], color=PALETTE[3], zorder=0)
-    axis.set(xlabel=cost, ylabel="test accuracy (%)", xscale="log", title="Line: no cheaper model is better")
-    axis.legend(fontsize="small", loc="lower right")
+    axis.plot(best[cost], best["accuracy"], color=PALETTE[3], zorder=0, label="no cheaper model is better")
+    axis.set(xlabel=cost, ylabel="test accuracy (%)", xscale="log", title=f"Accuracy against {cost.split(' (')[0]}")
+    ticks = LogLocator(subs=(1,) if np.ptp(np.log10(points[cost])) > 2 else (1, 3))
+    axis.xaxis.set(major_locator=ticks, major_formatter="{x:,g}", minor_locator=NullLocator())
+    fig.legend(fontsize="small", loc="outside lower center", ncols=2)
     gaps = 0.075 * np.ptp(axis.get_ylim()) * np.arange(len(best))
     heights = np.minimum.accumulate((best["accuracy"].to_numpy() - gaps)[::-1])[::-1] + gaps  # names keep apart
     for name, x, y, height in zip(best["experiment"], best[cost], best["accuracy"], heights, strict=True):
@@ -115,7 +118,7 @@ def reported_against_measured(claims):
 
     `claims` is a DataFrame with the columns experiment, first, last (of the range), accuracy, low, high.
     """
-    fig, axis = plt.subplots(figsize=(5.4, 0.34 * len(claims) + 1.6), layout="constrained")
+    fig, axis = plt.subplots(figsize=(4.8, 0.34 * len(claims) + 1.6), layout="constrained")
     places = np.arange(len(claims))
     axis.errorbar(claims["accuracy"], places, xerr=_lengths(claims), fmt="o", color=PALETTE[0], capsize=3,
                   label="measured, 95 % interval")
@@ -125,7 +128,7 @@ def reported_against_measured(claims):
     axis.set(xlabel="test accuracy (%)", yticks=places, yticklabels=claims["experiment"],
              title="Reported against measured")
     axis.invert_yaxis()
-    axis.legend(fontsize="small", loc="lower left")
+    fig.legend(fontsize="small", loc="outside lower center", ncols=2)
     return fig
 
 
