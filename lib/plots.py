@@ -5,6 +5,7 @@ from lib import evaluation
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -89,6 +90,52 @@ def errors(run, images_, class_names, title, count=20):
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     titles = [f"{class_names[run.labels[i]]}\n→ {class_names[predicted[i]]}\n{confidence[i]:.0%}" for i in surest]
     return images(images_[surest], titles, f"{title}: surest errors (true → predicted)")
+
+
+def accuracy_against_cost(points, cost, front):
+    """Return a figure of accuracy (%) over a cost, cheaper to the left; a line joins and names the rows of `front`.
+
+    `points` is a DataFrame with the columns experiment, accuracy, low, high, pretrained and the cost's.
+    """
+    fig, axis = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
+    for colour, (kind, rows) in zip(PALETTE, points.groupby("pretrained", sort=False), strict=False):
+        axis.errorbar(rows[cost], rows["accuracy"], yerr=_lengths(rows), fmt="o", color=colour, capsize=2, label=kind)
+    best = points.iloc[front]
+    axis.plot(best[cost], best["accuracy"], color=PALETTE[3], zorder=0, label="no cheaper model is better")
+    axis.set(xlabel=cost, ylabel="test accuracy (%)", xscale="log", title=f"Accuracy against {cost.split(' (')[0]}")
+    ticks = LogLocator(subs=(1,) if np.ptp(np.log10(points[cost])) > 2 else (1, 3))
+    axis.xaxis.set(major_locator=ticks, major_formatter="{x:,g}", minor_locator=NullLocator())
+    fig.legend(fontsize="small", loc="outside lower center", ncols=2)
+    gaps = 0.075 * np.ptp(axis.get_ylim()) * np.arange(len(best))
+    heights = np.minimum.accumulate((best["accuracy"].to_numpy() - gaps)[::-1])[::-1] + gaps  # names keep apart
+    for name, x, y, height in zip(best["experiment"], best[cost], best["accuracy"], heights, strict=True):
+        axis.annotate(name, (x, y), (1.03, height), textcoords=axis.get_yaxis_transform(), va="center",
+                      arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.8, "relpos": (0, 0.5)})
+    return fig
+
+
+def reported_against_measured(claims):
+    """Return a figure of the decks' accuracies (%), a number or a range each, beside the measured ones.
+
+    `claims` is a DataFrame with the columns experiment, first, last (of the range), accuracy, low, high.
+    """
+    fig, axis = plt.subplots(figsize=(4.8, 0.34 * len(claims) + 1.6), layout="constrained")
+    places = np.arange(len(claims))
+    axis.errorbar(claims["accuracy"], places, xerr=_lengths(claims), fmt="o", color=PALETTE[0], capsize=3,
+                  label="measured, 95 % interval")
+    axis.hlines(places, claims["first"], claims["last"], color=PALETTE[1])
+    axis.plot(claims["last"], places, "D", color=PALETTE[1], label="reported")
+    axis.plot(claims["first"], places, "D", color=PALETTE[1])
+    axis.set(xlabel="test accuracy (%)", yticks=places, yticklabels=claims["experiment"],
+             title="Reported against measured")
+    axis.invert_yaxis()
+    fig.legend(fontsize="small", loc="outside lower center", ncols=2)
+    return fig
+
+
+def _lengths(rows):
+    """Lengths of the error bars below and above each accuracy."""
+    return [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
 
 
 def images(rows, titles, title, columns=10, width=1.1):
