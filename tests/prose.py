@@ -1,18 +1,54 @@
 """Numbers in prose: `69.7<!--A1:metrics.accuracy.value:pct1-->` is what A1's record says, and stays it.
 
-`python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, from the records in
-reports/reference; where there is no number yet, a question mark stands before the comment. The format is `pct1`, per
-cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60` makes minutes of seconds.
+`python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, and the README's table of
+results, from the records in reports/reference; where there is no number yet, a question mark stands before the comment.
+The format is `pct1`, per cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60`
+makes minutes of seconds.
 """
 
 import json
 import re
 from pathlib import Path
 
+from lib import decks
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "reports" / "reference" / "records"
 NUMBER = r"(?:(?<!\d)[+−-])?\d[\d,]*(?:\.\d+)?|\?"
 MARK = re.compile(rf"({NUMBER})?<!--([^\s:>]+:[^>]+)-->")  # a comment with a space before its colon is something else
+
+
+TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
+COLUMNS = """| experiment | model | decks (%) | accuracy (%) | parameters | MFLOP | training (s) | ms per image |
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: |
+"""
+
+
+def render(text, folder=RECORDS):
+    """Return a text with its marked numbers and its table of results as the records have them.
+
+    Raises ValueError where a number has no source.
+    """
+    return TABLE.sub(lambda _: results(folder), render_numbers(text, folder))
+
+
+def results(folder):
+    """Return a Markdown table with a row for each experiment of the decks and our own, blank without a record."""
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    return COLUMNS + "".join(_row(name, records.get(name)) for name in decks.names(records))
+
+
+def _row(name, record):
+    deck = (decks.reported(name) or {}).get("accuracy", [])
+    deck = "–".join(f"{100 * value:.1f}" for value in (deck if isinstance(deck, list) else [deck]))
+    title = f"**{decks.title(name)}**" if name.endswith("-own") else decks.title(name)
+    cells = [""] * 5
+    if record:
+        accuracy = [_format(record["metrics"]["accuracy"][end], "pct1") for end in ("value", "low", "high")]
+        cells = [f"{accuracy[0]} [{accuracy[1]}, {accuracy[2]}]", f"{record['model']['total_parameters']:,}",
+                 _format(record["model"]["flops"], ".0f/1e6"), _format(record["training"]["seconds"], ".0f"),
+                 _format(record["latency"]["batch_1_ms"]["median"], ".2f")]
+    return f"| {' | '.join([name, title, deck, *cells])} |\n"
 
 
 def render_numbers(text, folder=RECORDS):
@@ -49,7 +85,7 @@ def documents():
 if __name__ == "__main__":
     for document in documents():
         before = document.read_text(encoding="utf-8")
-        after = render_numbers(before)  # a notebook is JSON, but nothing in a mark is escaped there
+        after = render(before)  # a notebook is JSON, but nothing in a mark is escaped there
         if after != before:
             document.write_text(after, encoding="utf-8")
             print(f"{document.relative_to(ROOT)} has new numbers")

@@ -201,7 +201,7 @@ def test_quoted_numbers_are_those_of_the_records(document):
     if not document.exists():
         pytest.skip(f"there is no {document.name} yet")
     text = document.read_text(encoding="utf-8")
-    assert text == prose.render_numbers(text)
+    assert text == prose.render(text)
 
 
 def test_what_was_measured_is_quoted():
@@ -252,6 +252,19 @@ def test_a_number_without_a_source_is_an_error(results, text):
     """A space before the mark, a misspelt path, an experiment that was not run."""
     with pytest.raises(ValueError, match="is not NUMBER<!--EXPERIMENT"):
         prose.render_numbers(text, results)
+
+
+def test_the_table_of_results_has_a_row_for_every_experiment(tmp_path):
+    """Blank where there is no record; what stands around the table stays."""
+    text = "before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n"
+    blank, rendered = prose.render(text, tmp_path), prose.render(text)
+    for result in (blank, rendered):
+        assert result.startswith("before\n<!-- results -->\n| experiment | ")
+        assert result.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert "\n| B5 | EfficientNetB0, top tenth thawed | 83.5 |  |  |  |  |  |\n" in blank
+    assert "\n| mobilenetv2-own | **MobileNetV2, our recipe** |  |  |  |  |  |  |\n" in blank
+    assert "\n| A1 | simple CNN | 64.0–68.0 | 6" in rendered
+    assert prose.render(rendered) == rendered
 
 
 def test_the_command_mends_all_documents(results, tmp_path):
