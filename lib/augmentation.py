@@ -3,6 +3,8 @@
 Introduced in notebook 02.
 """
 
+from lib import runtime  # noqa: F401  (it keeps the backend quiet as it starts)
+
 import keras
 import numpy as np
 
