@@ -11,7 +11,7 @@ from conftest import one_line
 from keras import layers
 
 pytestmark = pytest.mark.usefixtures("study")
-ANSWERS = np.full((export.IMAGES, 10), 0.1, np.float32)
+ANSWERS = np.eye(10, dtype=np.float32)[np.arange(export.IMAGES) % 10]  # of another network, and quite sure
 
 
 def cnn():
