@@ -1,4 +1,4 @@
-"""What the network sees in training: shuffled batches, and images that are mirrored, moved, turned or partly covered.
+"""What the network sees in training: shuffled batches, and images mirrored, moved, turned, partly covered or shrunk.
 
 Introduced in notebook 02.
 """
@@ -44,13 +44,20 @@ class Batches(keras.utils.PyDataset):
             images[mirrored] = images[mirrored][:, :, ::-1]
         images = shift_images(images, self.recipe.shift, generator)
         images = turn_images(images, self.recipe.rotation, self.recipe.zoom, generator)
-        return cut_out(images, self.recipe.cutout, generator), self.targets[rows]
+        images = cut_out(images, self.recipe.cutout, generator)
+        return shrink(images, self._size()), self.targets[rows]
 
     def _mirrored(self, rows, generator):
         if self.recipe.flip == "alternate":
             first = np.random.default_rng(self.seed).random(len(self.targets)) < 0.5
             return first[rows] ^ (self.epoch % 2 == 1)
         return generator.random(len(rows)) < (0.5 if self.recipe.flip == "random" else 0)
+
+
+    def _size(self):
+        """Small images first: coarse features cost little, and what was learnt from them fits larger images too."""
+        sizes = self.recipe.sizes
+        return sizes[min(self.epoch * len(sizes) // self.recipe.epochs, len(sizes) - 1)] if sizes else None
 
 
 def shift_images(images, shift, generator):
@@ -89,3 +96,12 @@ def cut_out(images, size, generator):
     inside = (((rows >= top) & (rows < top + size))[:, :, None]
               & ((columns >= left) & (columns < left + size))[:, None, :])
     return np.where(inside[..., None], images.mean(axis=(1, 2), keepdims=True).astype(images.dtype), images)
+
+
+def shrink(images, size):
+    """Return images scaled to `size` × `size` pixels, smoothed so that fine detail leaves no false pattern."""
+    if size in (None, images.shape[1]):
+        return images
+    scaled = keras.ops.image.resize(images.astype(np.float32), (size, size), "bilinear", antialias=True,
+                                    data_format="channels_last")
+    return np.rint(keras.ops.convert_to_numpy(scaled)).astype(images.dtype)

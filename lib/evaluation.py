@@ -22,6 +22,21 @@ def predict(model, images, batch_size=256):
         return np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
 
 
+def predict_views(model, images, shift=1):
+    """Return the mean of the class probabilities (n, classes) over six views of each image: test-time augmentation.
+
+    The views are the image, with half of the weight, and the image moved diagonally by `shift` pixels either way with
+    reflected borders, each also mirrored (the "multi-crop" of Jordan 2024).
+    """
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+    total = 0.0
+    for start, weight in ((shift, 0.5), (0, 0.25), (2 * shift, 0.25)):
+        view = padded[:, start : start + height, start : start + width]
+        total += weight / 2 * (predict(model, view) + predict(model, view[:, :, ::-1]))
+    return total
+
+
 def metrics(probabilities, labels, seed=0):
     """Return {name: {value, low, high}} for probabilities (n, classes) and true labels (n,).
 

@@ -35,9 +35,9 @@ class ReverseChannels(layers.Layer):
 
 
 def save(model, path):
-    """Write a model as a `.keras` file, whole or not at all."""
+    """Write a model, without its optimizer, as a `.keras` file, whole or not at all."""
     with project.replacing(path) as temporary:
-        model.save(temporary)
+        keras.Model(model.inputs, model.outputs, name=model.name).save(temporary)
 
 
 def count_parameters(model):

@@ -52,7 +52,8 @@ class Study:
 def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", retrain=False):
     """Set seeds, deterministic operations, CPU threads (0: every core) and a precision; before the first operation.
 
-    It is "float32", "mixed_bfloat16" or "mixed_float16"; with `retrain`, experiments that have a record run again.
+    It is "float32", "mixed_bfloat16", "mixed_float16" or "auto": mixed_bfloat16 where the hardware computes in it.
+    With `retrain`, experiments that have a record run again.
     """
     threads = threads or os.cpu_count()
     with quiet():
@@ -63,14 +64,26 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
             tf.config.threading.set_inter_op_parallelism_threads(threads)
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
+        precision = _fastest() if precision == "auto" else precision
         keras.mixed_precision.set_dtype_policy(precision)
         keras.ops.zeros(1)  # the first operation makes the backend report its devices
     return Study(notebook, profile, seed, threads, precision, retrain)
 
 
+def _fastest():
+    flags = ""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "mixed_bfloat16" if _accelerators() or "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def _accelerators():
+    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+
+
 def device():
     """Return the processor or accelerator in words."""
-    accelerators = [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+    accelerators = _accelerators()
     if accelerators and keras.backend.backend() == "jax":
         import jax
 

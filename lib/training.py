@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from lib import augmentation, decks, evaluation, models, project, records, runtime, transfer
+from lib import augmentation, decks, evaluation, models, optimizers, project, records, runtime, transfer
 
 import keras
 import numpy as np
@@ -20,11 +20,12 @@ import numpy as np
 class Recipe:
     """How a model is trained: everything that Keras' `compile` and `fit` need, as plain values for the record.
 
-    `optimizer` is a name that `keras.optimizers.get` knows, `options` its further arguments. `schedule` is "constant",
-    "linear" or "cosine" (both fall to zero; with "cosine", `warmup` is the share of steps in which the rate rises
-    first). `flip` is "none", "random" or "alternate" (Jordan 2024: every image is seen as it is and mirrored in turn);
-    `shift` moves an image by up to so many pixels either way, with reflected borders; `rotation` turns it by up to so
-    many degrees and `zoom` scales it by up to that share, either way; `cutout` blanks a square of that many pixels.
+    `optimizer` is a class of `lib.optimizers` or a name that `keras.optimizers.get` knows, `options` its further
+    arguments. `schedule` is "constant", "linear" or "cosine" (both fall to zero; `warmup` is the share of steps in
+    which the rate rises first). `flip` is "none", "random" or "alternate" (Jordan 2024: every image is seen as it is
+    and mirrored in turn); `shift` moves an image by up to so many pixels either way, with reflected borders; `rotation`
+    turns it by up to so many degrees and `zoom` scales it by up to that share, either way; `cutout` blanks a square of
+    that many pixels; images are shrunk to each of `sizes` (pixels) in turn, for an equal share of the epochs.
     """
 
     epochs: int
@@ -40,6 +41,7 @@ class Recipe:
     rotation: float = 0.0
     zoom: float = 0.0
     cutout: int = 0
+    sizes: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -163,32 +165,31 @@ def _reseed(model, seed):
 
 
 def _optimizer(recipe, steps):
-    warmup = round(recipe.warmup * steps)
-    rates = {
+    warmup, schedules = round(recipe.warmup * steps), keras.optimizers.schedules
+    after = {
         "constant": lambda: recipe.learning_rate,
-        "linear": lambda: keras.optimizers.schedules.PolynomialDecay(recipe.learning_rate, steps, 0.0),
-        "cosine": lambda: keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else recipe.learning_rate, steps - warmup,
-            warmup_target=recipe.learning_rate if warmup else None, warmup_steps=warmup),
-    }
-    return type(keras.optimizers.get(recipe.optimizer))(learning_rate=rates[recipe.schedule](), **recipe.options)
+        "linear": lambda: schedules.PolynomialDecay(recipe.learning_rate, steps - warmup, 0.0),
+        "cosine": lambda: schedules.CosineDecay(recipe.learning_rate, steps - warmup),
+    }[recipe.schedule]()
+    kind = getattr(optimizers, recipe.optimizer, None) or type(keras.optimizers.get(recipe.optimizer))
+    return kind(learning_rate=optimizers.WarmUp(after, warmup) if warmup else after, **recipe.options)
 
 
 def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs=None, pretrained=None,
-               chosen_from=None, **settings):
+               chosen_from=None, views=False, **settings):
     """Train, evaluate once on the test images, write the record and the model, and return the `Run`.
 
     `tail` and `inputs` (see `transfer`) are given where only the end of `model` is trained, on cached outputs of its
     frozen part; `model` is then what is counted, timed and saved. `settings` are kept in the record beside the
-    recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. An experiment that has a record
-    of exactly this start and recipe is not run again: its weights are loaded. One that was interrupted goes on after
-    its last epoch.
+    recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. With `views` the record also has
+    "metrics_views", of `evaluation.predict_views`. An experiment that has a record of exactly this start and recipe is
+    not run again: its weights are loaded. One that was interrupted goes on after its last epoch.
     """
     trained, inputs = tail or model, inputs or data
     sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
     plan = {"experiment": name, **{key: value for key, value in vars(study).items() if key != "retrain"},
             "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
-            "settings": asdict(recipe) | {"callbacks": _describe(callbacks)} | settings}  # fmt: skip
+            "settings": asdict(recipe) | {"callbacks": _describe(callbacks), "views": views} | settings}  # fmt: skip
     key = _key(plan, model, inputs)  # of what decides the result: the seconds that the trials took do not
     plan["settings"] |= {"chosen_from": chosen_from} if chosen_from else {}
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
@@ -211,6 +212,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
               "model": models.count_parameters(model) | {"flops": models.count_flops(model)},
               "metrics": evaluation.metrics(probabilities, labels), "training": training,
               "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name)}  # fmt: skip
+    if views:
+        record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
     models.save(model, saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)
@@ -230,7 +233,7 @@ def _key(plan, model, data):
     digest = hashlib.sha256(repr((plan, architecture, runtime.versions())).encode())
     for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
         digest.update(np.ascontiguousarray(array))
-    for module in (augmentation, evaluation, models, transfer, sys.modules[__name__]):
+    for module in (augmentation, evaluation, models, optimizers, transfer, sys.modules[__name__]):
         digest.update(project.code_of(module.__file__).encode())
     return digest.hexdigest()[:16]
 

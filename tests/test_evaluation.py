@@ -4,6 +4,7 @@ import time
 
 from lib import evaluation
 
+import keras
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
@@ -32,6 +33,18 @@ def by_scikit_learn(probabilities, labels):
     exact = probabilities.astype(np.float64)  # of numbers in float32 the sum is not quite 1
     loss = log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=classes)
     return dict(zip(NAMES, (accuracy_score(labels, predicted), *macro[:3], loss), strict=True))
+
+
+def test_six_views_of_an_image_are_averaged():
+    """The image and its mirror image weigh a quarter each, its two moves and theirs an eighth."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), np.uint8)
+    inputs = keras.Input((6, 6, 3), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(keras.layers.Flatten()(inputs)))
+    model.set_weights([weight / 100 for weight in model.get_weights()])
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    views = [images] * 2 + [padded[:, :6, :6], padded[:, 2:, 2:]]
+    expected = np.mean([evaluation.predict(model, view[:, :, ::step]) for view in views for step in (1, -1)], axis=0)
+    np.testing.assert_allclose(evaluation.predict_views(model, images), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
