@@ -12,8 +12,11 @@ import numpy as np
 class Batches(keras.utils.PyDataset):
     """Shuffled, augmented training batches of images or cached features; the same for the same seed.
 
-    The last, smaller batch of an epoch is left out: every step costs the same and weighs the same.
+    The last, smaller batch of an epoch is left out: every step costs the same and weighs the same. Images are shrunk to
+    `size` pixels, which may be set between epochs.
     """
+
+    size = None
 
     def __init__(self, split, num_classes, recipe, seed=0):
         super().__init__()
@@ -45,19 +48,13 @@ class Batches(keras.utils.PyDataset):
         images = shift_images(images, self.recipe.shift, generator)
         images = turn_images(images, self.recipe.rotation, self.recipe.zoom, generator)
         images = cut_out(images, self.recipe.cutout, generator)
-        return shrink(images, self._size()), self.targets[rows]
+        return shrink(images, self.size), self.targets[rows]
 
     def _mirrored(self, rows, generator):
         if self.recipe.flip == "alternate":
             first = np.random.default_rng(self.seed).random(len(self.targets)) < 0.5
             return first[rows] ^ (self.epoch % 2 == 1)
         return generator.random(len(rows)) < (0.5 if self.recipe.flip == "random" else 0)
-
-
-    def _size(self):
-        """Small images first: coarse features cost little, and what was learnt from them fits larger images too."""
-        sizes = self.recipe.sizes
-        return sizes[min(self.epoch * len(sizes) // self.recipe.epochs, len(sizes) - 1)] if sizes else None
 
 
 def shift_images(images, shift, generator):

@@ -59,18 +59,21 @@ class Run:
 
 
 class Progress(keras.callbacks.Callback):
-    """One line that is overwritten after each epoch, and the seconds until the first batch was done."""
+    """One line that is overwritten after each epoch, and the seconds until the first batch of a size was done."""
 
-    compiled = 0.0
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs, self.compiled, self.start = epochs, 0.0, None
 
     def on_train_begin(self, logs=None):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.compiled = self.compiled or time.perf_counter() - self.start
+        if self.start:
+            self.compiled, self.start = self.compiled + time.perf_counter() - self.start, None
 
     def on_epoch_end(self, epoch, logs=None):
-        print(f"epoch {epoch + 1:2}/{self.params['epochs']} · loss {logs['loss']:.3f} · "
+        print(f"epoch {epoch + 1:2}/{self.epochs} · loss {logs['loss']:.3f} · "
               f"accuracy {logs['accuracy']:.1%} · val accuracy {logs['val_accuracy']:.1%}", end="\r", flush=True)
 
     def on_train_end(self, logs=None):
@@ -85,7 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, path, batches, callbacks):
         super().__init__()
-        self.path, self.batches, self.watched = path, batches, callbacks
+        self.path, self.batches, self.watched, self.known = path, batches, callbacks, []
         self.state = {"epoch": 0, "stopped": False, "seconds": 0.0, "history": {}, "callbacks": []}
 
     def _variables(self):
@@ -99,6 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         with np.load(self.path, allow_pickle=False) as arrays:
             self.state = json.loads(str(arrays["state"]))
+            self.known = self.state["callbacks"]
             for index, variable in enumerate(self._variables()):
                 variable.assign(arrays[f"variable{index}"])
             self.best = {name: arrays[name] for name in arrays.files if name.startswith("best")}
@@ -107,10 +111,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.start = time.perf_counter() - self.state["seconds"]
-        for place, (callback, known) in enumerate(zip(self.watched, self.state["callbacks"], strict=False)):
+        for place, (callback, known) in enumerate(zip(self.watched, self.known, strict=False)):
             vars(callback).update(known)
             best = [self.best[name] for name in sorted(self.best) if name.startswith(f"best{place}-")]
             vars(callback).update({"best_weights": best} if best else {})
+        self.known = []
 
     def on_epoch_end(self, epoch, logs=None):
         state = self.state
@@ -144,13 +149,19 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     validation = (np.asarray(data.validation.images),
                   keras.utils.to_categorical(data.validation.labels, data.num_classes))
     _reseed(model, seed)
-    progress, keeper = Progress(), Checkpoint(checkpoint, shown, callbacks)
+    progress, keeper = Progress(recipe.epochs), Checkpoint(checkpoint, shown, callbacks)
     keeper.restore(model)
-    state = keeper.state
-    with runtime.quiet():
-        model.fit(shown, initial_epoch=state["epoch"], epochs=state["epoch"] if state["stopped"] else recipe.epochs,
-                  validation_data=validation, verbose=0, shuffle=False,  # the batches shuffle themselves
-                  callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN(), keeper])
+    state, sizes = keeper.state, recipe.sizes or [None]
+    for stage, shown.size in enumerate(sizes, start=1):  # one `fit` each, as Keras wants all its batches alike
+        end = recipe.epochs * stage // len(sizes)
+        if state["epoch"] > end:
+            continue
+        with runtime.quiet():
+            model.fit(shown, initial_epoch=state["epoch"], epochs=state["epoch"] if state["stopped"] else end,
+                      validation_data=validation, verbose=0, shuffle=False,  # the batches shuffle themselves
+                      callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN(), keeper])
+        if state["stopped"]:
+            break
     if not np.isfinite(state["history"]["loss"]).all():
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
     return {"epochs": state["epoch"], "history": state["history"],

@@ -17,12 +17,13 @@ from keras import layers
 pytestmark = pytest.mark.usefixtures("study")
 
 
-def network(dropout=0.5):
-    """A small network for 8×8 images, with all that is random in training; its names are the same each time."""
-    inputs = keras.Input((8, 8, 3), dtype="uint8", name="image")
+def network(dropout=0.5, size=8):
+    """A small network with all that is random in training; size None takes images of any size. Names stay the same."""
+    inputs = keras.Input((size, size, 3), dtype="uint8", name="image")
+    flat = layers.Flatten(name="flat") if size else layers.GlobalMaxPooling2D(name="flat")
     x = layers.Rescaling(1 / 255, name="scale")(inputs)
     x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, activation="relu", name="conv")(x))
-    x = layers.Dropout(dropout, seed=1, name="dropout")(layers.Flatten(name="flat")(x))
+    x = layers.Dropout(dropout, seed=1, name="dropout")(flat(x))
     return keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(x), name="small")
 
 
@@ -176,13 +177,26 @@ def test_no_shift_is_no_copy():
     assert augmentation.shift_images(images, 0, None) is images
 
 
-def test_small_images_come_first(noise):
-    """An equal share of the epochs for each size; an image of one colour stays one."""
-    recipe = replace(RECIPE, epochs=5, sizes=[4, 6, 8])
+def test_images_are_shrunk(noise):
+    """To the size that is asked for; an image of one colour stays one."""
     flat = noise.train._replace(images=np.full_like(noise.train.images, 77))
-    shown = [images for images, _ in epochs(augmentation.Batches(flat, 4, recipe), 5)]
-    assert [images.shape[1:] for images in shown] == [(size, size, 3) for size in (4, 4, 6, 6, 8)]
-    assert all(images.dtype == np.uint8 and (images == 77).all() for images in shown)
+    batches = augmentation.Batches(flat, 4, RECIPE)
+    for batches.size in (4, 6, 8, None):
+        images, _ = batches[0]
+        assert images.shape[1:] == (batches.size or 8, batches.size or 8, 3)
+        assert images.dtype == np.uint8
+        assert (images == 77).all()
+
+
+def test_small_images_come_first(noise, monkeypatch):
+    """An equal share of the epochs for each size."""
+    seen = []
+    shrink = augmentation.shrink
+    monkeypatch.setattr(augmentation, "shrink", lambda images, size: seen.append(size) or shrink(images, size))
+    training.fit(network(size=None), noise, replace(RECIPE, epochs=5, sizes=[4, 6, 8]))
+    sizes = sorted(set(seen), key=seen.index)
+    assert sizes == [4, 6, 8]
+    assert seen.count(4) < seen.count(6)
 
 
 # ---------------------------------------------------------------------------------------------- fit
@@ -421,16 +435,21 @@ def callbacks():
             keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5)]
 
 
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_an_interrupted_training_goes_on_to_the_same_result(noise, tmp_path, epoch):
-    """To the last bit: weights, curves, and what the callbacks know."""
-    recipe = replace(RECIPE, epochs=6, rotation=10, cutout=2, schedule="constant", learning_rate=0.05)
+LONG = replace(RECIPE, epochs=6, rotation=10, cutout=2, schedule="constant", learning_rate=0.05)
+GROWING = training.Recipe(epochs=4, batch_size=8, optimizer="Muon", learning_rate=0.01, schedule="linear", warmup=0.1,
+                          sizes=[4, 8], options={"use_ema": True, "ema_momentum": 0.5})
 
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("recipe", "epoch"), [*((LONG, epoch) for epoch in (0, 1, 2)),
+                                               *((GROWING, epoch) for epoch in (1, 2))])
+def test_an_interrupted_training_goes_on_to_the_same_result(noise, tmp_path, recipe, epoch):
+    """To the last bit: weights, curves, what the callbacks know; also where images grow and weights are averaged."""
     def run(path, *more):
         keras.utils.set_random_seed(0)
-        model = network()
-        return model, training.fit(model, noise, recipe, [*callbacks(), *more], checkpoint=path)
+        model = network(size=None if recipe.sizes else 8)
+        watched = callbacks()[: 1 if recipe.sizes else 2]  # a schedule leaves nothing to reduce
+        return model, training.fit(model, noise, recipe, [*watched, *more], checkpoint=path)
 
     whole, expected = run(None)
     with pytest.raises(KeyboardInterrupt):
