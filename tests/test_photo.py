@@ -4,8 +4,10 @@ import io
 import json
 import os
 import resource
+import struct
 import subprocess
 import sys
+import zlib
 from datetime import UTC, datetime
 
 from lib import photo, project
@@ -74,6 +76,17 @@ def test_grey_is_grey_at_every_depth(file, image, name):
     assert pixels[20, -5].max() < 10
 
 
+def test_sixteen_bits_of_each_colour_are_colours(tmp_path):
+    """In a PNG, which Pillow reads but does not write."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = b"\0" + struct.pack(">3H", 65000, 300, 300) * 30 + struct.pack(">3H", 300, 300, 65000) * 30
+    parts = (b"IHDR", struct.pack(">2I5B", 60, 40, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(row * 40)), (b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    assert corners(photo.open_photo(tmp_path / "a.png")) == [True, False, True, False]
+
+
 def test_what_is_transparent_is_white(file):
     """With an alpha channel, and with a transparent colour of a palette."""
     image = halves("RGBA")
@@ -85,9 +98,9 @@ def test_what_is_transparent_is_white(file):
     assert (pixels[5, 5].tolist(), pixels[5, -5].argmax()) == ([255] * 3, 2)
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.mpo"])
 def test_of_an_animation_it_is_the_first_frame(file, name):
-    """Not the last."""
+    """Not the last; nor in a telephone's JPEG with more than one picture."""
     opened = photo.open_photo(file(halves(), name, save_all=True, append_images=[halves(left=BLUE, right=RED)]))
     assert corners(opened) == [True, False, True, False]
 
@@ -193,7 +206,8 @@ def test_a_header_that_promises_too_much_costs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "says"), [
-    ("a.jpg", b"", "is not an image"),
+    ("a.jpg", b"", "is empty: copy or download it again"),
+    ("a.jpg", b"<html>404", "is not an image"),
     ("a.png", b"hello", "is not an image"),
     ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC, which Pillow does not read by itself: save it as JPEG"),
     ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
