@@ -112,8 +112,15 @@ def _slack(number, claim):
 
 
 def comparable(record):
-    """Return whether a record says anything about the decks: it is of CIFAR-10 and not of random weights."""
-    return record is not None and record["dataset"]["name"] == "cifar10" and record["pretrained"] != "random"
+    """Return whether a record says anything about the decks: of CIFAR-10, their backbone, and no random weights."""
+    return (record is not None and record["dataset"]["name"] == "cifar10" and record["pretrained"] != "random"
+            and not _another_backbone(record))
+
+
+def _another_backbone(record):
+    """A transfer notebook takes any network of keras.applications; a title begins with the deck's."""
+    backbone = record["settings"].get("backbone")
+    return backbone is not None and backbone != title(record["experiment"]).replace(",", " ").split()[0]
 
 
 def needed(number, record):
@@ -127,6 +134,8 @@ def needed(number, record):
         return "CIFAR-10"
     if record["pretrained"] == "random":
         return "ImageNet weights"
+    if _another_backbone(record):
+        return "the deck's backbone"
     if images["train"] + images["validation"] < 50_000 or images["test"] < 10_000:
         return "all of CIFAR-10"
     stopped = any(callback["name"] == "EarlyStopping" for callback in record["settings"].get("callbacks", ()))

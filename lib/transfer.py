@@ -109,6 +109,11 @@ def freeze(model, until=None, batch_norm=False):
         layer.trainable = layer in thawed and not (batch_norm and isinstance(layer, layers.BatchNormalization))
 
 
+def thaw(trunk, last, batch_norm=False):
+    """Thaw the last layers of a trunk, so many or, with 0, its `upper_half`; `freeze` explains `batch_norm`."""
+    freeze(trunk, until=-last or upper_half(trunk), batch_norm=batch_norm)
+
+
 def cuts(model):
     """Return the indices of the layers of a flat model after which a single tensor carries everything."""
     position = {layer.name: index for index, layer in enumerate(model.layers)}

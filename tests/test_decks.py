@@ -117,6 +117,16 @@ def test_what_a_verdict_needs(number, changes, expected):
     assert decks.needed(number, record(**changes)) == expected
 
 
+@pytest.mark.parametrize(("experiment", "backbone", "same"), [
+    ("B4", "VGG16", True), ("B4", "VGG19", False), ("B3", "MobileNetV2", True), ("B3", "MobileNet", False),
+    ("E7", "EfficientNetV2B0", True), ("E7", "EfficientNetB0", False), ("C2", "ResNet50", True), ("A1", None, True)])
+def test_another_backbone_is_not_compared_with_the_decks(experiment, backbone, same):
+    """A notebook takes any; its experiments keep their names."""
+    found = record(experiment=experiment, settings={"backbone": backbone})
+    assert decks.comparable(found) == same
+    assert decks.needed("accuracy", found) == (None if same else "the deck's backbone")
+
+
 def test_without_a_record_there_is_nothing_to_judge():
     """But a time could not be judged with one either."""
     assert decks.needed("accuracy", None) == "not run yet"

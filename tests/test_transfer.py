@@ -94,6 +94,14 @@ def test_the_upper_half_holds_half_of_the_weights(name, first, thawed, mobilenet
     assert sum(weights[index:]) >= sum(weights) / 2
 
 
+def test_thaw_counts_from_the_end_and_knows_what_to_do_with_none():
+    """The last two layers, or the upper half of the weights."""
+    trunk, _ = transfer.trunk("VGG16", (32, 32, 3), 32, weights=None)
+    for last, count in ((2, 2), (0, 6)):
+        transfer.thaw(trunk, last)
+        assert [layer.trainable for layer in trunk.layers] == [False] * (len(trunk.layers) - count) + [True] * count
+
+
 def test_images_are_enlarged_inside_the_model():
     """To the size that was asked for, bilinearly; a constant image stays constant."""
     trunk, _ = transfer.trunk("MobileNetV2", (32, 32, 3), 64, weights=None)
