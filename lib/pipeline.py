@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -187,6 +188,10 @@ def _kernel_manager(task, folder):
             transport = "tcp" if os.name == "nt" else "ipc"
             super().__init__(connection_file=f"{folder}/kernel.json", transport=transport, **settings)
             _kernels.setdefault(task["run"], []).append(self)
+
+        async def start_kernel(self, **settings):
+            # A kernel whose worker has died may log its own end; what a notebook writes goes another way.
+            await super().start_kernel(stderr=subprocess.DEVNULL, **settings)
 
     return Kernel
 
