@@ -7,6 +7,7 @@ turn, and what else its page shows. `python tests/measurements.py prediction` pr
 import ast
 import contextlib
 import json
+import re
 import resource
 import shutil
 import signal
@@ -33,7 +34,7 @@ NETWORKS = {  # how the notebooks build the networks of the decks' rows
     "B1": "block_cnn((32, 64, 128))", "B2": "block_cnn((32, 64, 128, 256), l2=1e-4, averaged=True)",
     "C1": "paired_cnn((32, 64, 128), dropout=0.25)", "E2": "vgg()", "E5": "resnet()",
 }  # fmt: skip
-PRODUCT = 3072  # rows and columns of the large matrices
+PRODUCT = 2048  # rows and columns of the large matrices
 
 
 # -------------------------------------------------------------------------------------------- data, models, clocks
@@ -107,12 +108,12 @@ class Clock(keras.callbacks.Callback):
 
 def frozen_phase():
     """Phase 1 of notebook 07: a head on a frozen MobileNetV2, which sees every image once or in every epoch."""
-    return transfer_pair(training.Recipe(epochs=20), images(2000), until=None, run=20)
+    return transfer_pair(training.Recipe(epochs=20), images(2500), until=None, run=20)
 
 
 def fine_tune():
     """Phase 2 of notebook 07: the last 54 layers trained, the others run once or in every epoch."""
-    return transfer_pair(training.Recipe(epochs=10, batch_size=32, learning_rate=1e-5), images(600), until=-54, run=2)
+    return transfer_pair(training.Recipe(epochs=10, batch_size=32, learning_rate=1e-5), images(500), until=-54, run=2)
 
 
 def transfer_pair(recipe, few, until, run, size=160, run_plain=2):
@@ -161,7 +162,8 @@ def data_load():
         with tarfile.open(folder) as archive:
             archive.extractall(project.CACHE, filter="data")
         folder = project.CACHE / data.FOLDERS[0]
-    pairs = bench.in_turn(lambda: bench.fresh("load_keras", str(folder.parent)), lambda: bench.fresh("load_ours"), 5)
+    ways = (lambda: bench.fresh("load_keras", str(folder.parent))), (lambda: bench.fresh("load_ours"))
+    pairs = bench.in_turn(*ways, REPEATS)
     loaded, read = ([(theirs[part], ours[part]) for theirs, ours in pairs] for part in (0, 1))
     return bench.summary(loaded) | {"with_every_image_read": bench.summary(read)}
 
@@ -233,7 +235,10 @@ def limit():
     builders = {name: lambda name=name: network(name) for name in NETWORKS}
     builders |= {f"{name} at 96 px": lambda name=name: backbone(name) for name in BACKBONES}
     product()
-    found = {name: share_of(build(), product) for name, build in builders.items()}
+    found = {}
+    for name, build in builders.items():
+        found[name] = share_of(build(), product)
+        keras.utils.clear_session()  # or all models would stay in memory
     training_steps = np.array([pairs["training"] for _, pairs in found.values()])  # (models, repeats, product and step)
     return bench.summary(np.median(training_steps, axis=0).tolist()) | {
         "counted_as": "training: three times the forward pass", "precision": "float32",
@@ -250,7 +255,7 @@ def shared(pairs):
 def share_of(model, product):
     """Return what a model is, and pairs of seconds per FLOP, of the product and of {"training", "inference"}."""
     flops = models.count_flops(model)
-    batch_size = int(np.clip(2e10 / flops, 16, 256))
+    batch_size = int(np.clip(1e10 / flops, 16, 128))
     train, predict = stepper(model, batch_size)
     pairs = {}
     for kind, step, work in (("training", train, 3 * flops * batch_size), ("inference", predict, flops * batch_size)):
@@ -295,9 +300,9 @@ def cold(command, folder, **variables):
 
 
 SERIES = {  # what grows: the name of the model and what `train_on_noise` is given of it
-    "images": ("A1", [{"count": count} for count in (1000, 5000, 15_000, 50_000)]),
-    "resolution": ("MobileNetV2", [{"count": 128, "size": size, "batch_size": 32} for size in (32, 64, 128, 192)]),
-    "batch size": ("A1", [{"count": 4096, "batch_size": size} for size in (16, 64, 256, 1024)]),
+    "images": ("A1", [{"count": count} for count in (1000, 7000, 50_000)]),
+    "resolution": ("MobileNetV2", [{"count": 128, "size": size, "batch_size": 32} for size in (32, 80, 192)]),
+    "batch size": ("A1", [{"count": 4096, "batch_size": size} for size in (16, 128, 1024)]),
 }  # fmt: skip
 VARIED = {"images": "count", "resolution": "size", "batch size": "batch_size"}
 
@@ -316,26 +321,28 @@ def growth():
         if name == "images":
             pairs = [(many / values[-1], few / values[0])
                      for few, many in zip(found[0]["seconds"], found[-1]["seconds"], strict=True)]
-    return bench.summary(pairs) | {"series": series, "memory": "peak of the process above that of one with Keras alone"}
+    return bench.summary(pairs) | {"series": series, "memory": "peak of the process above what a started Keras holds"}
 
 
 def train_on_noise(settings):
     """Return {"seconds" of each of three epochs, "megabytes" at the peak beyond what a started Keras takes}."""
     model, size = settings["model"], settings.get("size", 32)
     recipe = training.Recipe(epochs=REPEATS, batch_size=settings.get("batch_size", 128))
-    before, clock = peak_megabytes(), Clock()
+    before, clock = megabytes("VmRSS"), Clock()
     model = network(model) if model in NETWORKS else backbone(model, size)
     model.compile("adam", "categorical_crossentropy")
     shown = noise(settings["count"])
     model.fit(augmentation.Batches(shown.take(slice(recipe.batch_size)), 10, recipe), verbose=0)  # compiles
     model.fit(augmentation.Batches(shown, 10, recipe), epochs=REPEATS, verbose=0, shuffle=False, callbacks=[clock])
-    return {"seconds": np.diff(clock.ends).round(4).tolist(), "megabytes": round(peak_megabytes() - before, 1)}
+    return {"seconds": np.diff(clock.ends).round(4).tolist(), "megabytes": round(megabytes("VmHWM") - before, 1)}
 
 
-def peak_megabytes():
-    """Return the most memory that this process has held."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+def megabytes(kind):
+    """Return the memory that this process holds now ("VmRSS"), or the most that it has held ("VmHWM")."""
+    status = Path("/proc/self/status")  # what getrusage says on Linux begins with what the parent process held
+    if status.exists():
+        return int(re.search(rf"{kind}:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes, and knows the most alone
 
 
 # -------------------------------------------------------------------------------------------------------- prediction
@@ -349,18 +356,18 @@ def prediction():
         "network": "A1", "models": {name: bench.summary(pairs[name]) | times for name, (_, times) in found.items()}}
 
 
-def prediction_of(model, repeats=50):
-    """Return pairs of seconds for one image, of `predict` and of the compiled call, and what is said of all calls."""
+def prediction_of(model):
+    """Return pairs of median seconds for one image, of `predict` and of the compiled call, and what all calls took."""
     many = noise(256).images
     one = many[:1]
-    calls = (lambda: model.predict(one, verbose=0)), (lambda: model.predict_on_batch(one))
-    for call in 10 * calls:  # warm-up
-        call()
-    pairs = bench.in_turn(*[lambda call=call: seconds(call) for call in calls], repeats)
+    ways = (lambda: model.predict(one, verbose=0)), (lambda: model.predict_on_batch(one))
+    for way in 10 * ways:  # warm-up
+        way()
+    rounds = np.array(bench.in_turn(*[lambda way=way: [seconds(way) for _ in range(20)] for way in ways], 5))
     model.predict_on_batch(many)
     batches = [seconds(model.predict_on_batch, many) for _ in range(10)]
-    single = dict(zip(("predict_ms", "batch_1_ms"), map(spread, zip(*pairs, strict=True)), strict=True))
-    return pairs, single | {"batch_256_ms": spread(batches)}
+    times = {"predict_ms": rounds[:, 0], "batch_1_ms": rounds[:, 1], "batch_256_ms": batches}
+    return np.median(rounds, axis=2).tolist(), {name: spread(values) for name, values in times.items()}
 
 
 def spread(times):
@@ -380,7 +387,7 @@ def main(name, *arguments):
     if name in bench.MEASUREMENTS:
         result |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "commit": runtime.commit(),
                    "device": runtime.device(), "versions": runtime.versions(), "threads": study.threads}
-    print(json.dumps(result))
+    print(json.dumps(result, allow_nan=False))
 
 
 if __name__ == "__main__":
