@@ -88,7 +88,7 @@ def run(profile, chosen, say):
             result = judged(name, result) | {"took_seconds": round(time.monotonic() - start, 1)}
             results = read(profile) | {name: result}
             results = {known: results[known] for known in MEASUREMENTS if known in results}
-            project.atomic_write(file, json.dumps(results, indent=1, allow_nan=False) + "\n")
+            project.atomic_write(file, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
             say(f"{name}: {one_line(result)} in {result['took_seconds']:.0f} s")
     return failed
 
