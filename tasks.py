@@ -89,6 +89,32 @@ def export(_, format, model=None, profile=None):
     lib.export.export(format, model, profile)
 
 
+@command(profile=PROFILE + ", or reference: where the results go (default: quick)", only="names: data_load,prediction")
+def bench(_, profile="quick", only=None):
+    """Measure how fast it is, in pairs, in a quarter of an hour."""
+    from lib import bench, site
+
+    from rich.console import Console
+    from rich.table import Table
+
+    chosen, path = bench.names(only), bench.path(profile)
+    try:
+        failed = bench.run(profile, chosen, lambda text: print(text, flush=True))
+    except KeyboardInterrupt:
+        raise Exit("interrupted: what was measured is kept", 130) from None
+    table = Table("name", *bench.COLUMNS, box=None, pad_edge=False)
+    for name, cells in zip(chosen, bench.rows(bench.read(profile), chosen), strict=True):
+        table.add_row(name, *(cell.replace("`", "") for cell in cells))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+    if path.exists():
+        site.render(profile)
+        print(f"open {path.parent / 'site' / 'bench.html'}")
+    return int(bool(failed))
+
+
 @command()
 def lab(_):
     """Open JupyterLab with the first notebook."""

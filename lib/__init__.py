@@ -7,5 +7,5 @@ Floors, each importing only what stands below it:
     evaluation · training                         use models and write records
     photo · gradcam · export                      ask, look into and convert what was trained
     plots                                         draws what evaluation returns
-    pipeline · site                               run notebooks and publish them; never import Keras
+    bench · benchpage · pipeline · site           measure, run notebooks and publish; never import Keras
 """

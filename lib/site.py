@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from lib import project
+from lib import bench, project
 
 TEMPLATES = Path(__file__).with_name("templates")
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
@@ -19,6 +19,8 @@ def render(profile):
     study = _study(profile)
     for card in study["runs"]:
         _page(study, card)
+    if study["bench"]:
+        _bench(study)
     return _publish("index.html.j2", study["site"] / "index.html", study, study)
 
 
@@ -36,7 +38,8 @@ def _study(profile):
     records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
-    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs}
+    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs,
+                                         "bench": bench.read(profile)}
 
 
 def _read(path):
@@ -78,6 +81,27 @@ def _page(study, card):
     others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
     path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), card, others]
     return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
+
+
+def _bench(study):
+    """The page of what `invoke bench` measured: Markdown alone, in the frame of a notebook's page."""
+    from lib import benchpage
+
+    results = list(study["bench"].values())
+    marker = {"created": max(result["created"] for result in results),
+              "seconds": sum(result["took_seconds"] for result in results)}
+    card = {"name": "bench", "title": "How fast", "records": results, "marker": marker, "banner": [], "meanings": {}}
+
+    def article():
+        cells = [{"cell_type": "markdown", "metadata": {}, "tags": [], "source": benchpage.report(study["bench"])}]
+        card["source"] = card["run"] = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}
+        values = _article(study, card)
+        body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
+        return values | {"body": body, "runs": [*study["runs"], card]}
+
+    code = [Path(module.__file__).read_text("utf-8") for module in (bench, benchpage)]
+    inputs = [code, study.get("line"), study["bench"]]
+    return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
 
 
 def _publish(template, path, study, inputs, values=dict):

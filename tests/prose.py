@@ -1,7 +1,8 @@
 """Numbers in prose: `69.7<!--A1:metrics.accuracy.value:pct1-->` is what A1's record says, and stays it.
 
-`python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, and the README's table of
-results, from the records in reports/reference; where there is no number yet, a question mark stands before the comment.
+`python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, and the README's tables of
+results and of speed, from the records and bench.json in reports/reference; where there is no number yet, a question
+mark stands before the comment.
 The format is `pct1`, per cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60`
 makes minutes of seconds.
 """
@@ -10,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from lib import decks
+from lib import bench, decks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "reports" / "reference" / "records"
@@ -19,17 +20,25 @@ MARK = re.compile(rf"({NUMBER})?<!--([^\s:>]+:[^>]+)-->")  # a comment with a sp
 
 
 TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
+BENCH = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- end of bench -->)", re.DOTALL)
 COLUMNS = """| experiment | model | decks (%) | accuracy (%) | parameters | MFLOP | training (s) | ms per image |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: |
 """
 
 
 def render(text, folder=RECORDS):
-    """Return a text with its marked numbers and its table of results as the records have them.
+    """Return a text with its marked numbers and its tables as the records and bench.json beside them have them.
 
     Raises ValueError where a number has no source.
     """
-    return TABLE.sub(lambda _: results(folder), render_numbers(text, folder))
+    text = BENCH.sub(lambda _: speed(folder.parent / "bench.json"), render_numbers(text, folder))
+    return TABLE.sub(lambda _: results(folder), text)
+
+
+def speed(path):
+    """Return a Markdown table with a row for each measurement of `invoke bench`, blank where it was not made."""
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return bench.markdown(bench.COLUMNS, bench.rows(measured, bench.MEASUREMENTS))
 
 
 def results(folder):

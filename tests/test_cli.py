@@ -8,7 +8,8 @@ import urllib.request
 import pytest
 import toy
 
-COMMANDS = ("clean", "export", "lab", "lint", "predict", "report", "run", "run-all", "serve", "test", "validate")
+COMMANDS = ("bench", "clean", "export", "lab", "lint", "predict", "report", "run", "run-all", "serve", "test",
+            "validate")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,8 @@ def refused(study, *arguments):
     ("export --format onnx", "no model was trained yet: `invoke run-all` trains them"),
     ("export --format onnx --profile huge", "there is no profile huge: choose one of quick, smoke"),
     ("export --format pdf", "there is no format pdf: choose one of onnx, litert"),
+    ("bench --only speed", "there is no measurement speed: choose from frozen_phase, fine_tune"),
+    ("bench --profile huge", "there is no profile huge: choose one of quick, reference, smoke"),
     ("serve --port 99999", "--port must be a number up to 65535, not 99999"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(fresh, arguments, says):
