@@ -63,7 +63,8 @@ def digest(task):
     """Return a hash of all that a notebook's result depends on; Markdown, and what trains again, are not part of it."""
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
     code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
-    files = [task["root"] / "requirements.txt", *_library(task["root"], code)]
+    modules = _library(task["root"], code)
+    files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
         files += sorted((task["folder"] / "records").glob("*.json"))
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),

@@ -168,6 +168,8 @@ def test_the_digest_covers_what_a_result_depends_on(study, task, monkeypatch):
     assert pipeline.digest(task) == digests[0]
     edited(study.root / "lib" / "deep.py", "1", "2")
     digests.append(pipeline.digest(task))
+    (study.root / "lib" / "deep.yaml").write_text("x: 1\n")  # what a module reads lies beside it
+    digests.append(pipeline.digest(task))
     edited(study.root / "requirements.txt", "", "numpy==2\n")
     digests.append(pipeline.digest(task))
     digests.append(pipeline.digest(task | {"parameters": {"rate": 0.25}}))
