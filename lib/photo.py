@@ -218,6 +218,8 @@ def _saved(name, path):
     record = records.read(record) if record.exists() else None
     dataset = record["dataset"]["name"] if record else "unknown"
     classes = CLASSES.get(dataset) or tuple(f"class {index}" for index in range(10_000))
+    if record and record["pretrained"] == "random":
+        dataset += " from random weights"  # it is no party to what the others agree on
     return Saved(name, path, dataset, classes, record and record["metrics"]["accuracy"]["value"])
 
 

@@ -333,6 +333,15 @@ def test_nothing_trained_is_one_line(reports):
 
 
 @pytest.mark.usefixtures("study")
+def test_random_weights_are_named(saved):
+    """In the name of what a model was trained on, so that it takes no part in what the others agree on."""
+    path = saved / "smoke" / "records" / "A1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained": "random"}))
+    best = photo.trained()[0]
+    assert (best.dataset, best.classes[3]) == ("cifar10 from random weights", "cat")
+
+
+@pytest.mark.usefixtures("study")
 def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     """The best first; what has no record, too; what is being written, not. A damaged file is one line."""
     found = photo.trained()
