@@ -3,9 +3,11 @@
 Introduced in notebook 07.
 """
 
+import contextlib
 import errno
 import hashlib
 import math
+import os
 import shutil
 import socket
 from dataclasses import replace
@@ -16,6 +18,8 @@ from lib.data import DataError
 import keras
 import numpy as np
 from keras import layers
+
+LIMIT = float(os.environ.get("STUDY_CACHE_GB", "30")) * 1e9  # bytes on disk for cached features
 
 
 def known():
@@ -151,7 +155,8 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
     """Return the data set with the outputs of `prefix` in place of its images: float16, memory-mapped, computed once.
 
     Leave "test" out of `parts` where a choice is made: its images then stay what they are. With `mirrored` the outputs
-    of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %.
+    of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %. What was used longest ago
+    is deleted where all features together would exceed LIMIT.
 
     Raises DataError where there is no space for the cache.
     """
@@ -185,6 +190,7 @@ def _outputs(prefix, images, path, batch_size):
     try:
         if not path.exists():
             with project.replacing(path) as temporary:
+                _make_room(2 * math.prod(shape))
                 if 2 * math.prod(shape) > shutil.disk_usage(path.parent).free:
                     raise OSError(errno.ENOSPC, "no space left")  # a map beyond the disk's end would kill the process
                 outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
@@ -192,6 +198,7 @@ def _outputs(prefix, images, path, batch_size):
                     batch = images[np.arange(start, start + batch_size) % len(images)]
                     outputs[start : start + batch_size] = prefix.predict_on_batch(batch)[: len(images) - start]
                 outputs.flush()
+        os.utime(path)  # used now
         return np.load(path, mmap_mode="r")
     except ValueError as error:
         raise DataError(f"{path} is damaged: delete it and run again") from error
@@ -199,3 +206,21 @@ def _outputs(prefix, images, path, batch_size):
         reason, size = error.strerror or error, 2 * math.prod(shape) / 1e9
         what = f"cannot write the feature cache in {path.parent}"
         raise DataError(f"{what} ({reason}): it needs {size:.1f} GB, free some space") from error
+
+
+def _make_room(size):
+    """Delete features, those used longest ago first, until `size` more bytes keep to the limit.
+
+    A file that another process has mapped stays readable there until it lets go.
+    """
+    known = []
+    for path in (project.CACHE / "features").rglob("*.npy"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+            known.append((path.stat().st_mtime, path.stat().st_size, path))
+    excess = size + sum(length for _, length, _ in known) - LIMIT
+    for _, length, path in sorted(known):
+        if excess <= 0:
+            break
+        with contextlib.suppress(PermissionError):  # Windows keeps what is mapped
+            path.unlink(missing_ok=True)
+            excess -= length
