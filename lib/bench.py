@@ -31,6 +31,7 @@ MEASUREMENTS = {
                              "then the rest", (AT_LEAST, 1.5)),
     "data_load": Measurement("Loading CIFAR-10 again", "Keras parses the files ÷ ours maps its cache", (AT_LEAST, 10)),
     "bfloat16": Measurement("Training in bfloat16", "float32 ÷ bfloat16, one step of each network"),
+    "determinism": Measurement("Deterministic training", "one step with deterministic operations ÷ without"),
     "pipeline_overhead": Measurement("A notebook in the pipeline", "`invoke run-all` of one notebook ÷ its cells as a "
                                      "plain script", (AT_MOST, 1.1)),
     "limit": Measurement("Share of the machine's limit", "FLOP/s in training, median of all models ÷ in a large matrix "

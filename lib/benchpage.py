@@ -21,6 +21,8 @@ NOTES = {
     "data_load": "Each way loads in a new process, its imports not counted. Ours is mapped into memory, not read: "
                  "with every pixel looked at once the ratio is {with_every_image_read[median_ratio]:.1f}.",
     "bfloat16": "One step of each network together; each by itself: {each}.",
+    "determinism": "The same seed gives the same weights, bit by bit, because every notebook asks TensorFlow for "
+                   "deterministic operations; this is what they cost. Each network by itself: {each}.",
     "pipeline_overhead": "[Notebook 02](02_baseline_cnn.ipynb) in its smallest size, from the command to the page, "
                          "takes {overhead_seconds} s more than its cells alone: a longer notebook, a smaller share.",
 }  # fmt: skip

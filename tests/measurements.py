@@ -221,6 +221,25 @@ def bfloat16():
     return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
 
 
+def determinism():
+    """Training steps of two networks in new processes, with TensorFlow's deterministic operations and without."""
+    ways = (lambda: bench.fresh("step_times", True)), (lambda: bench.fresh("step_times", False))
+    rounds = bench.in_turn(*ways, REPEATS)
+    found = {name: [(with_them[name], without[name]) for with_them, without in rounds] for name in rounds[0][0]}
+    together = np.sum(list(found.values()), axis=0).tolist()
+    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
+
+
+def step_times(deterministic):
+    """Return {network: median seconds of a training step}; `runtime.start` has made the operations deterministic."""
+    if not deterministic and keras.backend.backend() == "tensorflow":
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
+    steps = {"B2": stepper(network("B2"), 128)[0], "MobileNetV2 at 96 px": stepper(backbone("MobileNetV2"), 32)[0]}
+    return {name: float(np.median([seconds(step) for _ in range(11)][1:])) for name, step in steps.items()}
+
+
 def limit():
     """For every model, seconds per FLOP in the product of two large matrices over those in a step: a share of 1.
 

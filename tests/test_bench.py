@@ -26,6 +26,7 @@ def everything():
               "seconds_exponent": 0.987, "memory_exponent": 0.5}  # fmt: skip
     more = {"frozen_phase": {"network": "a network", "images": 2000, "epochs": 20, "epochs_run": [2, 20]},
             "data_load": {"with_every_image_read": one}, "bfloat16": {"networks": {"E5": one}},
+            "determinism": {"networks": {"B2": one}},
             "pipeline_overhead": {"overhead_seconds": 6.5},
             "limit": {"product_gflops": 181.9, "precision": "float32", "models": {"A1": {
                 "flops": 8_400_000, "batch_size": 256, "training": share, "inference": share}}},
@@ -80,7 +81,7 @@ def test_digits(value, text):
 
 def test_names():
     """All, or some; an unknown one is an error that lists the others."""
-    assert len(bench.names()) == 8
+    assert len(bench.names()) == 9
     assert bench.names("data_load, prediction") == ["data_load", "prediction"]
     with pytest.raises(project.StudyError, match="there is no measurement speed: choose from frozen_phase") as error:
         bench.names("data_load,speed")
