@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import io
 import json
 import os
@@ -21,7 +22,8 @@ def render(profile):
         _page(study, card)
     if study["bench"]:
         _bench(study)
-    return _publish("index.html.j2", study["site"] / "index.html", study, study)
+    study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
+    return _publish("index.html.j2", study["site"] / "index.html", study, study, lambda: _overview(study))
 
 
 def render_page(profile, name):
@@ -38,8 +40,8 @@ def _study(profile):
     records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
-    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs,
-                                         "bench": bench.read(profile)}
+    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
+                                         "cards": cards, "runs": runs, "bench": bench.read(profile)}
 
 
 def _read(path):
@@ -75,6 +77,24 @@ def _card(folder, path, records):
         "figures": [output for output in figures if output["role"] == "thumbnail"][-1:] or figures[:1],
         "meanings": dict(re.findall(r"(?m)^(\w+)\s*=.*?#\s*(.+)$", declared)),
     }
+
+
+def _overview(study):
+    """What stands above the cards: the findings, and the figure of the notebook that compares all records."""
+    from lib import findings, records
+
+    found = {record["experiment"]: record for record in study["records"] if record.keys() >= records.REQUIRED.keys()}
+    comparing = (card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records"))
+    return {"findings": findings.sentences(study["profile"], found),
+            "plots": [figure for card in comparing for figure in card["figures"] if figure["role"] == "thumbnail"][:1]}
+
+
+def _headings(study, card):
+    """What a search finds of a page that was rendered: (title, address) of it and of its sections."""
+    text = (study["site"] / f"{card['name']}.html").read_text("utf-8")
+    sections = re.findall(r'<h[2-4] id="([^"]+)">(.*?)<a class="anchor"', text)
+    return [(card["title"], f"{card['name']}.html"), *(
+        (html.unescape(re.sub(r"<[^>]+>", "", title)), f"{card['name']}.html#{anchor}") for anchor, title in sections)]
 
 
 def _page(study, card):

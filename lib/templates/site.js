@@ -74,3 +74,22 @@ function filter(rows, before) {
   };
   return make("p", {class: "filter"}, make("label", {}, "Filter ", input), " ", output);
 }
+
+/* ----------------------------------------------------------------------------------------------------- search */
+
+if (one("#search")) {
+  const headings = JSON.parse(one("#headings").textContent), input = one("#search"), results = one("#search-results");
+  const pages = new Map(headings.filter(([, address]) => !address.includes("#")).map(([title, page]) => [page, title]));
+  input.form.hidden = !headings.length;
+  input.form.onsubmit = event => { event.preventDefault(); one("a", results)?.click(); };
+  input.oninput = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = headings.filter(([title, address]) => {
+      const text = `${title} ${pages.get(address.split("#")[0])}`.toLowerCase();
+      return words.length && words.every(word => text.includes(word));
+    });
+    results.replaceChildren(...found.slice(0, 20).map(([title, address]) => make("li", {},
+      make("a", {href: address}, title), make("span", {}, address.includes("#") ? pages.get(address.split("#")[0]) : ""))));
+    one("#search-count").value = words.length ? `${found.length} found` : "";
+  };
+}
