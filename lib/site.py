@@ -41,7 +41,8 @@ def _study(profile):
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
-                                         "cards": cards, "runs": runs, "bench": bench.read(profile)}
+                                         "cards": cards, "runs": runs, "bench": bench.read(profile),
+                                         "repository": project.repository()}
 
 
 def _read(path):
@@ -99,7 +100,7 @@ def _headings(study, card):
 
 def _page(study, card):
     others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
-    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), card, others]
+    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), study["repository"], card, others]
     return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
 
 
