@@ -2,9 +2,7 @@
 
 from functools import partial
 
-from lib import decks, records
-
-import pandas as pd
+from lib import records
 
 NAMES = {"cifar10": "CIFAR-10"}
 
@@ -52,6 +50,8 @@ def _from_scratch(group):
 
 def _recipe(group):
     """The largest gain of one of our recipes over the deck's best one, of a network with as many parameters."""
+    from lib import decks
+
     pairs = []
     for name in group.keys() & decks.load()["own"].keys():
         same = [other for other in group if decks.reported(other) and _network(group[other]) == _network(group[name])]
@@ -84,6 +84,10 @@ def _fastest(group):
 
 def _claims(profile, found):
     """How many of the decks' claims got which verdict; the words are those of the ledger in notebook 12."""
+    from lib import decks
+
+    import pandas as pd
+
     parts = decks.ledger(found), decks.details(found, partial(records.predictions, profile))
     counts = pd.concat(parts)["verdict"].str.partition(":")[0].value_counts()
     count = {verdict: int(counts.get(verdict, 0)) for verdict in decks.SIGNS}
@@ -94,6 +98,8 @@ def _claims(profile, found):
 
 
 def _title(name):
+    from lib import decks  # slow to import, and not needed where the site is as its records are
+
     return f"“{decks.title(name)}”"
 
 

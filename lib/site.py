@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from lib import bench, project
+from lib import bench, data, project, records
 
 TEMPLATES = Path(__file__).with_name("templates")
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
@@ -22,6 +22,7 @@ def render(profile):
         _page(study, card)
     if study["bench"]:
         _bench(study)
+    study["compare"] = _compare(study)
     study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
     return _publish("index.html.j2", study["site"] / "index.html", study, study, lambda: _overview(study))
 
@@ -82,12 +83,35 @@ def _card(folder, path, records):
 
 def _overview(study):
     """What stands above the cards: the findings, and the figure of the notebook that compares all records."""
-    from lib import findings, records
+    from lib import findings
 
-    found = {record["experiment"]: record for record in study["records"] if record.keys() >= records.REQUIRED.keys()}
     comparing = (card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records"))
-    return {"findings": findings.sentences(study["profile"], found),
+    return {"findings": findings.sentences(study["profile"], _complete(study)),
             "plots": [figure for card in comparing for figure in card["figures"] if figure["role"] == "thumbnail"][:1]}
+
+
+def _complete(study):
+    """The records that say all that a record must, {experiment: record}."""
+    required = records.REQUIRED.keys()
+    return {record["experiment"]: record for record in study["records"] if record.keys() >= required}
+
+
+def _compare(study):
+    """The page with two models side by side; None where there are no two that answered the same test images."""
+    from lib import findings
+
+    group = findings.models(_complete(study))
+    if len(group) < 2:
+        return None
+
+    def values():
+        from lib import comparepage
+
+        return {"comparison": comparepage.content(study["profile"], group, study["site"])}
+
+    code = [Path(__file__).with_name(name).read_text("utf-8") for name in ("comparepage.py", "findings.py")]
+    inputs = [code, study.get("line"), group, data.find_cifar10() is not None]
+    return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
 
 def _headings(study, card):
