@@ -36,6 +36,11 @@ def render_page(profile, name):
     raise project.StudyError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
 
 
+def not_found():
+    """Return the page that a web server shows for an address which is not there."""
+    return _render("404.html.j2", {})
+
+
 def _study(profile):
     folder = project.REPORTS / profile
     records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
@@ -154,13 +159,16 @@ def _publish(template, path, study, inputs, values=dict):
     code = [file.read_text("utf-8") for file in (Path(__file__), *sorted(TEMPLATES.glob("*.*")))]
     stamp = f"<!-- {hashlib.sha256(json.dumps([code, inputs], default=str).encode()).hexdigest()} -->\n".encode()
     if not path.exists() or not path.read_bytes().endswith(stamp):
-        import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
-
-        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-        environment.filters["picture"] = _picture
-        text = environment.get_template(template).render(study | values())
-        project.atomic_write(path, text.encode() + stamp)
+        project.atomic_write(path, _render(template, study | values()).encode() + stamp)
     return path
+
+
+def _render(template, values):
+    import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.filters["picture"] = _picture
+    return environment.get_template(template).render(values)
 
 
 def _picture(png, width=None):

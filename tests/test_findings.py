@@ -1,6 +1,6 @@
 """The findings on the first page of the site: which sentences records give rise to, and which numbers stand in them."""
 
-from lib import findings
+from lib import decks, findings
 
 import pytest
 
@@ -25,7 +25,7 @@ def sentences(**found):
 @pytest.fixture(autouse=True)
 def claims(monkeypatch):
     """The claims' verdicts are tested where they are made; records of digits say nothing about the decks."""
-    monkeypatch.setattr(findings.decks, "comparable", lambda record: False)
+    monkeypatch.setattr(decks, "comparable", lambda record: False)
 
 
 def test_without_records_only_the_claims_are_counted():
