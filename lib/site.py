@@ -22,9 +22,10 @@ def render(profile):
         _page(study, card)
     if study["bench"]:
         _bench(study)
-    study["compare"] = _compare(study)
+    study["compare"] = _compare(study) is not None
     study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
-    return _publish("index.html.j2", study["site"] / "index.html", study, study, lambda: _overview(study))
+    inputs = [_code("findings.py", "decks.py", "decks.yaml"), study | {"site": "the same wherever it lies"}]
+    return _publish("index.html.j2", study["site"] / "index.html", study, inputs, lambda: _overview(study))
 
 
 def render_page(profile, name):
@@ -114,8 +115,7 @@ def _compare(study):
 
         return {"comparison": comparepage.content(study["profile"], group, study["site"])}
 
-    code = [Path(__file__).with_name(name).read_text("utf-8") for name in ("comparepage.py", "findings.py")]
-    inputs = [code, study.get("line"), group, data.find_cifar10() is not None]
+    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, data.find_cifar10() is not None]
     return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
 
@@ -149,9 +149,13 @@ def _bench(study):
         body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
         return values | {"body": body, "runs": [*study["runs"], card]}
 
-    code = [Path(module.__file__).read_text("utf-8") for module in (bench, benchpage)]
-    inputs = [code, study.get("line"), study["bench"]]
+    inputs = [_code("bench.py", "benchpage.py"), study.get("line"), study["bench"]]
     return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
+
+
+def _code(*names):
+    """The text of modules and files of `lib` that a page depends on."""
+    return [Path(__file__).with_name(name).read_text("utf-8") for name in names]
 
 
 def _publish(template, path, study, inputs, values=dict):
