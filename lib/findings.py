@@ -26,7 +26,7 @@ def sentences(profile, found):
     group = models(found)
     parts = (_best, _from_scratch, _recipe, _fastest) if group else ()
     pairs = [*filter(None, (part(group) for part in parts)), _claims(profile, found)]
-    return [(number, text.replace(" %", "\N{NO-BREAK SPACE}%")) for number, text in pairs]
+    return [[part.replace(" %", "\N{NO-BREAK SPACE}%") for part in pair] for pair in pairs]
 
 
 def _best(group):

@@ -1,5 +1,7 @@
 """The published site: complete, with links that lead somewhere, in a folder that nobody else uses."""
 
+import subprocess
+
 from lib import project, publish, site
 
 import pytest
@@ -62,3 +64,17 @@ def test_a_folder_of_someone_else_is_left_alone(source, tmp_path, marker):
     with pytest.raises(project.StudyError, match="not empty and was not made by `invoke publish`"):
         publish.publish("reference", folder)
     assert (folder / "index.html").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(("remote", "name"), [
+    ("git@github.com:o/n.git", "o/n"), ("https://github.com/o/n", "o/n"), ("ssh://git@github.com/o/n.js.git", "o/n.js"),
+    ("https://github.example/o/n.git", None), ("../github.com/o/n", None), (None, None)])  # fmt: skip
+def test_repository_is_that_of_the_remote(remote, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    if remote:
+        for command in (["init", "-q"], ["remote", "add", "origin", remote]):
+            subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert project.repository() == name
+    monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
+    assert project.repository() == "a/b"

@@ -312,20 +312,6 @@ def test_buttons_follow_from_the_repository(study, monkeypatch):
     assert "colab" not in text and "<code>invoke run 01 --profile smoke</code>" in text
 
 
-@pytest.mark.parametrize(("remote", "name"), [
-    ("git@github.com:o/n.git", "o/n"), ("https://github.com/o/n", "o/n"), ("ssh://git@github.com/o/n.js.git", "o/n.js"),
-    ("https://github.example/o/n.git", None), ("../github.com/o/n", None), (None, None)])  # fmt: skip
-def test_repository_is_that_of_the_remote(remote, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "ROOT", tmp_path)
-    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    if remote:
-        for command in (["init", "-q"], ["remote", "add", "origin", remote]):
-            subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    assert project.repository() == name
-    monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
-    assert project.repository() == "a/b"
-
-
 def test_bad_input_is_one_clear_line(edit, study):
     with pytest.raises(project.StudyError, match="02_second was not run with profile smoke"):
         site.render_page("smoke", "02_second")
