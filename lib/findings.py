@@ -24,8 +24,11 @@ def models(found):
 def sentences(profile, found):
     """Return the findings as pairs of a number and the sentence that it begins, from records {experiment: record}."""
     group = models(found)
-    parts = (_best, _from_scratch, _recipe, _fastest) if group else ()
-    pairs = [*filter(None, (part(group) for part in parts)), _claims(profile, found)]
+    if group:
+        pairs = [*filter(None, (part(group) for part in (_best, _from_scratch, _recipe, _fastest)))]
+    else:
+        pairs = [("0 models", f"have a record of profile {profile}: invoke run-all --profile {profile} trains them.")]
+    pairs.append(_claims(profile, found))
     return [[part.replace(" %", "\N{NO-BREAK SPACE}%") for part in pair] for pair in pairs]
 
 

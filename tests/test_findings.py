@@ -29,8 +29,9 @@ def claims(monkeypatch):
 
 
 def test_without_records_only_the_claims_are_counted():
-    (number, text), = sentences().items()
-    assert number.startswith("0 of ") and "reproduced (0)" in text
+    (_, text), (number, claims) = sentences().items()
+    assert "invoke run-all --profile smoke" in text
+    assert number.startswith("0 of ") and "reproduced (0)" in claims
 
 
 def test_numbers_of_the_sentences():
