@@ -131,6 +131,15 @@ def report(_, profile=None):
     print(site.render(_newest(profile, "runs").parent.name))
 
 
+@command(profile=PROFILE + ", or reference (default: reference)", folder="where to (default: public)")
+def publish(_, profile="reference", folder="public"):
+    """Put the web site into a folder, ready for any host."""
+    from lib import publish
+
+    _newest(profile, "runs")  # says what to do where nothing was run
+    print(publish.publish(profile, project.ROOT / folder))
+
+
 @command(profile=PROFILE + ", or reference (default: the one run last)", port="of this machine", browser="open it")
 def serve(_, profile=None, port="8000", browser=True):
     """Show the web site in the browser."""

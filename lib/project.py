@@ -3,6 +3,9 @@
 import ast
 import contextlib
 import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +17,17 @@ REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
 
 class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
+
+
+def repository():
+    """Return the project's address on GitHub as "owner/name", or None where it is not there."""
+    if name := os.environ.get("GITHUB_REPOSITORY"):  # as its workflows set it
+        return name
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return None
+    asked = subprocess.run(["git", "-C", ROOT, "remote", "get-url", "origin"], capture_output=True, text=True)
+    found = re.match(r"(https://|ssh://git@|git@)github\.com[:/]([\w.-]+/[\w.-]+?)(\.git)?/?$", asked.stdout.strip())
+    return found and found[2]
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 import base64
 import hashlib
+import html
 import io
 import json
 import os
 import re
 from pathlib import Path
 
-from lib import bench, project
+from lib import bench, data, project, records
 
 TEMPLATES = Path(__file__).with_name("templates")
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
@@ -21,7 +22,10 @@ def render(profile):
         _page(study, card)
     if study["bench"]:
         _bench(study)
-    return _publish("index.html.j2", study["site"] / "index.html", study, study)
+    study["compare"] = _compare(study) is not None
+    study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
+    inputs = [_code("findings.py", "decks.py", "decks.yaml"), study | {"site": "the same wherever it lies"}]
+    return _publish("index.html.j2", study["site"] / "index.html", study, inputs, lambda: _overview(study))
 
 
 def render_page(profile, name):
@@ -33,13 +37,19 @@ def render_page(profile, name):
     raise project.StudyError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
 
 
+def not_found():
+    """Return the page that a web server shows for an address which is not there."""
+    return _render("404.html.j2", {})
+
+
 def _study(profile):
     folder = project.REPORTS / profile
     records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
-    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs,
-                                         "bench": bench.read(profile)}
+    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
+                                         "cards": cards, "runs": runs, "bench": bench.read(profile),
+                                         "repository": project.repository()}
 
 
 def _read(path):
@@ -77,9 +87,49 @@ def _card(folder, path, records):
     }
 
 
+def _overview(study):
+    """What stands above the cards: the findings, and the figure of the notebook that compares all records."""
+    from lib import findings
+
+    comparing = (card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records"))
+    return {"findings": findings.sentences(study["profile"], _complete(study)),
+            "plots": [figure for card in comparing for figure in card["figures"] if figure["role"] == "thumbnail"][:1]}
+
+
+def _complete(study):
+    """The records that say all that a record must, {experiment: record}."""
+    required = records.REQUIRED.keys()
+    return {record["experiment"]: record for record in study["records"] if record.keys() >= required}
+
+
+def _compare(study):
+    """The page with two models side by side; None where there are no two that answered the same test images."""
+    from lib import findings
+
+    group = findings.models(_complete(study))
+    if len(group) < 2:
+        return None
+
+    def values():
+        from lib import comparepage
+
+        return {"comparison": comparepage.content(study["profile"], group, study["site"])}
+
+    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, data.find_cifar10() is not None]
+    return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
+
+
+def _headings(study, card):
+    """What a search finds of a page that was rendered: (title, address) of it and of its sections."""
+    text = (study["site"] / f"{card['name']}.html").read_text("utf-8")
+    sections = re.findall(r'<h[2-4] id="([^"]+)">(.*?)<a class="anchor"', text)
+    return [(card["title"], f"{card['name']}.html"), *(
+        (html.unescape(re.sub(r"<[^>]+>", "", title)), f"{card['name']}.html#{anchor}") for anchor, title in sections)]
+
+
 def _page(study, card):
     others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
-    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), card, others]
+    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), study["repository"], card, others]
     return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
 
 
@@ -99,9 +149,13 @@ def _bench(study):
         body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
         return values | {"body": body, "runs": [*study["runs"], card]}
 
-    code = [Path(module.__file__).read_text("utf-8") for module in (bench, benchpage)]
-    inputs = [code, study.get("line"), study["bench"]]
+    inputs = [_code("bench.py", "benchpage.py"), study.get("line"), study["bench"]]
     return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
+
+
+def _code(*names):
+    """The text of modules and files of `lib` that a page depends on."""
+    return [Path(__file__).with_name(name).read_text("utf-8") for name in names]
 
 
 def _publish(template, path, study, inputs, values=dict):
@@ -109,13 +163,16 @@ def _publish(template, path, study, inputs, values=dict):
     code = [file.read_text("utf-8") for file in (Path(__file__), *sorted(TEMPLATES.glob("*.*")))]
     stamp = f"<!-- {hashlib.sha256(json.dumps([code, inputs], default=str).encode()).hexdigest()} -->\n".encode()
     if not path.exists() or not path.read_bytes().endswith(stamp):
-        import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
-
-        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-        environment.filters["picture"] = _picture
-        text = environment.get_template(template).render(study | values())
-        project.atomic_write(path, text.encode() + stamp)
+        project.atomic_write(path, _render(template, study | values()).encode() + stamp)
     return path
+
+
+def _render(template, values):
+    import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.filters["picture"] = _picture
+    return environment.get_template(template).render(values)
 
 
 def _picture(png, width=None):

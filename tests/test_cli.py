@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import toy
 
-COMMANDS = ("bench", "clean", "export", "lab", "lint", "predict", "report", "run", "run-all", "serve", "test",
-            "validate")
+COMMANDS = ("bench", "clean", "export", "lab", "lint", "new-notebook", "predict", "publish", "report", "run",
+            "run-all", "serve", "test", "validate")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,7 @@ def refused(study, *arguments):
     ("report", "nothing was run yet: start with `invoke run-all`"),
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
+    ("publish --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
     ("predict no.jpg", "the photo no.jpg is not there: check the path"),
     ("predict tasks.py", "tasks.py is not an image that can be read here: save it as JPEG or PNG"),
     ("export --format onnx", "no model was trained yet: `invoke run-all` trains them"),

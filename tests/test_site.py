@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-from lib import project, site
+from lib import data, project, records, site
 
 import nbformat
 import numpy as np
@@ -92,17 +92,31 @@ def build(folder):
         project.atomic_write(folder / f"notebooks/{name}.ipynb", nbformat.writes(notebook(cells)))
     run(folder, "01_first", {"epochs": 2, "name": "a<script>"})
     run(folder, "03_third", {"text": "x"}, device="a marker's device", versions={"python": "3.99"})
-    record = {"notebook": "01_first", "device": "a record's device", "versions": {"keras": "9.9"}}
-    project.atomic_write(folder / "reports/smoke/records/A1.json", json.dumps(record))
     project.atomic_write(folder / "reports/smoke/run.json", json.dumps({"line": "smoke on digits, as <asked>"}))
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)
+        write_records()
         return site.render("smoke").parent
+
+
+def write_records():
+    """Two models that answered the same test images, and a third whose record is not complete."""
+    digits = data.load_dataset("digits")
+    ours = {"profile": "smoke", "notebook": "01_first", "device": "a record's device", "versions": {"keras": "9.9"}}
+    project.atomic_write(project.REPORTS / "smoke/records/A1.json", json.dumps(ours))
+    for name, wrong in (("A2", 90), ("A2-own", 36)):
+        record = json.loads((project.ROOT / "reports/reference/records/A1.json").read_text("utf-8"))
+        record |= ours | {"experiment": name, "settings": {}}
+        record["dataset"] |= {"name": "digits", "fingerprint": digits.fingerprint, "test": 360}
+        record["metrics"]["accuracy"] = {"value": 1 - wrong / 360, "low": 0.5, "high": 1.0}
+        answers = np.where(np.arange(360) < wrong, (digits.test.labels + 1) % 10, digits.test.labels)
+        records.write(record, np.eye(10)[answers], digits.test.labels)
 
 
 def use(folder, patch):
     patch.setattr(project, "NOTEBOOKS", folder / "notebooks")
     patch.setattr(project, "REPORTS", folder / "reports")
+    patch.setattr(project, "repository", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +249,8 @@ def test_edited_code_is_not_shown_as_if_it_had_run(edit, study):
 def test_only_what_is_older_than_its_inputs_is_rendered(study, edit, monkeypatch):
     index = site.render("smoke")
     before = {path.name: path.stat().st_mtime_ns for path in index.parent.iterdir()}
-    assert set(before) == {"index.html", "01_first.html", "03_third.html"}
+    assert {re.sub("-.*", "", name) for name in before} == {"index.html", "01_first.html", "03_third.html",
+                                                            "compare.html", "contested"}
     with monkeypatch.context() as patch:
         patch.setattr(site, "_article", None)  # rendering would fail
         assert site.render("smoke") == index
@@ -260,6 +275,43 @@ def test_profile_without_a_run_has_an_index_that_says_how_to_run(study):
     assert text.count("invoke run-all --profile quick --only") == 3 and "0 of 3 notebooks run" in text
 
 
+def test_index_has_findings_and_all_headings(pages):
+    index = pages["index"]
+    assert "<strong>90.0\N{NO-BREAK SPACE}%</strong>" in index and "best of 2 models" in index
+    assert "come from the recipe alone: “deep baseline”" in index
+    headings = json.loads(re.search(r'id="headings">(.*?)</script>', index)[1])
+    assert ["01 First <steps>", "01_first.html"] in headings and ["Data", "01_first.html#Data-2"] in headings
+    assert ["The end", "03_third.html#The-end"] in headings and len(headings) == 6
+
+
+def test_compare_has_each_answer_and_the_contested_pictures(pages, study):
+    shown = json.loads(re.search(r'id="comparison">(.*?)</script>', pages["compare"])[1])
+    best, other = shown["models"]
+    assert (best["name"], other["name"]) == ("A2-own", "A2") and shown["classes"] == [str(digit) for digit in range(10)]
+    labels, answers = (np.frombuffer(base64.b64decode(text), np.uint8) for text in (shown["labels"], best["predicted"]))
+    assert (labels != answers).nonzero()[0].tolist() == list(range(36))
+    assert shown["pictures"] == list(range(36, 90))  # where the two differ
+    with Image.open(study / "reports/smoke/site" / shown["sprite"]) as sprite:
+        assert sprite.size == (20 * 32, 3 * 32)
+
+
+def test_pictures_stay_where_the_data_is_gone(pages, study, monkeypatch):
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(data.DataError("gone")))
+    (study / "reports/smoke/site/compare.html").unlink()
+    site.render("smoke")
+    assert (study / "reports/smoke/site/compare.html").read_text("utf-8") == pages["compare"]
+
+
+def test_buttons_follow_from_the_repository(study, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(project, "repository", lambda: "someone/study")
+        text = site.render_page("smoke", "01_first").read_text("utf-8")
+    assert 'href="https://colab.research.google.com/github/someone/study/blob/HEAD/notebooks/01_first.ipynb"' in text
+    assert 'href="https://mybinder.org/v2/gh/someone/study/HEAD?urlpath=lab/tree/notebooks/01_first.ipynb"' in text
+    text = site.render_page("smoke", "01_first").read_text("utf-8")
+    assert "colab" not in text and "<code>invoke run 01 --profile smoke</code>" in text
+
+
 def test_bad_input_is_one_clear_line(edit, study):
     with pytest.raises(project.StudyError, match="02_second was not run with profile smoke"):
         site.render_page("smoke", "02_second")
@@ -277,7 +329,8 @@ def test_large_pictures_are_made_small():
 
 
 def test_import_is_light():
-    code = "import sys, lib.site; print({'keras', 'tensorflow', 'nbconvert', 'nbformat', 'jinja2'} & set(sys.modules))"
+    slow = {"keras", "tensorflow", "nbconvert", "nbformat", "jinja2", "pandas", "scipy", "matplotlib", "PIL"}
+    code = f"import sys, lib.site; print({slow} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=project.ROOT, capture_output=True, text=True, check=True,
                            env=os.environ | {"PYTHONPATH": str(project.ROOT)})
     assert shown.stdout.strip() == "set()"

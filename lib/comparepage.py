@@ -1,0 +1,80 @@
+"""What the page needs that puts two models side by side: their answers and curves, and the most contested pictures."""
+
+import base64
+import hashlib
+import io
+from itertools import combinations
+
+from lib import data, decks, project, records
+
+import numpy as np
+from PIL import Image
+
+PICTURES, COLUMNS, SIDE = 400, 20, 32  # of the sprite: how many, how many side by side, how many pixels wide
+
+
+def content(profile, group, folder):
+    """Return what the page reads of the models {experiment: record}, ready for JSON; the sprite is put into `folder`.
+
+    Answers are one byte per test image. Where the sprite is missing and the data is not here, it is left out.
+    """
+    answers = {name: records.predictions(profile, name) for name in group}
+    labels = next(labels for _, labels in answers.values())
+    predicted = np.stack([probabilities.argmax(axis=1) for probabilities, _ in answers.values()])
+    places, recorded = contested(predicted), next(iter(group.values()))["dataset"]
+    dataset = _data(recorded)
+    known = data.CIFAR10_CLASSES if recorded["name"] == "cifar10" else range(1 + max(predicted.max(), labels.max()))
+    classes = dataset.class_names if dataset else known
+    return {"models": [_model(name, record, row) for (name, record), row in zip(group.items(), predicted, strict=True)],
+            "labels": _packed(labels), "classes": [str(name) for name in classes], "pictures": places.tolist(),
+            "sprite": _sprite(folder, recorded, dataset, places), "columns": COLUMNS}
+
+
+def contested(predicted):
+    """Return the indices of the test images on which most pairs of models differ, at most `PICTURES`, in their order.
+
+    `predicted` (models, n) are classes.
+    """
+    disputes = sum(first != second for first, second in combinations(predicted, 2))
+    order = np.argsort(-disputes, kind="stable")[:PICTURES]
+    return np.sort(order[disputes[order] > 0])
+
+
+def _data(recorded):
+    """The data of a record, or None where it is not here any more, or not the same; nothing is downloaded."""
+    if recorded["name"] == "cifar10" and not data.find_cifar10():
+        return None
+    try:
+        found = data.load_dataset(recorded["name"], test_limit=recorded["test"])
+    except data.DataError:
+        return None
+    return found if found.fingerprint == recorded["fingerprint"] else None
+
+
+def _model(name, record, predicted):
+    history = {curve: np.round(values, 3).tolist() for curve, values in record["training"]["history"].items()}
+    return {"name": name, "title": decks.title(name), "pretrained": record["pretrained"], "history": history,
+            "accuracy": record["metrics"]["accuracy"], "predicted": _packed(predicted)}
+
+
+def _packed(classes):
+    """Classes as one byte each, in base64."""
+    return base64.b64encode(np.asarray(classes, np.uint8).tobytes()).decode()
+
+
+def _sprite(folder, recorded, dataset, places):
+    """The name of the WebP in `folder` with these test images, row by row; it is made where it is missing; or None."""
+    digest = hashlib.sha256(f"{recorded['fingerprint']} {places.tolist()}".encode()).hexdigest()
+    path = folder / f"contested-{digest[:12]}.webp"
+    if not path.exists():
+        if not dataset:
+            return None
+        sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE * -(-len(places) // COLUMNS)))
+        for number, place in enumerate(places):
+            picture = Image.fromarray(np.ascontiguousarray(dataset.test.images[place])).resize((SIDE, SIDE))
+            sheet.paste(picture, (SIDE * (number % COLUMNS), SIDE * (number // COLUMNS)))
+        sheet.save(buffer := io.BytesIO(), "webp", quality=85)
+        for outdated in folder.glob("contested-*.webp"):
+            outdated.unlink()
+        project.atomic_write(path, buffer.getvalue())
+    return path.name

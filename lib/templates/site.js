@@ -1,0 +1,205 @@
+/* What pages do in the browser beyond text and links. Without it nothing is lost: it sorts, finds and folds. */
+
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const one = (selector, root = document) => root.querySelector(selector);
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+  element.append(...children);
+  return element;
+}
+
+/* ------------------------------------------------------------------------------------------ contents and code */
+
+const contents = one(".contents"), button = one("#all-code");
+
+if (contents) {
+  contents.open = matchMedia("(min-width: 64rem)").matches;
+  const links = new Map(all("a", contents).map(link => [link.hash.slice(1), link]));
+  const spy = new IntersectionObserver(seen => seen.filter(entry => entry.isIntersecting).forEach(entry => {
+    links.forEach(link => link.removeAttribute("aria-current"));
+    links.get(entry.target.id).setAttribute("aria-current", "true");
+  }), {rootMargin: "0px 0px -75% 0px"});
+  links.forEach((link, id) => document.getElementById(id) && spy.observe(document.getElementById(id)));
+}
+
+if (button) {
+  button.hidden = !one("details.code");
+  button.onclick = () => {
+    const open = button.getAttribute("aria-pressed") === "false";
+    button.setAttribute("aria-pressed", open);
+    all("details.code").forEach(code => code.open = open);
+  };
+}
+
+/* ----------------------------------------------------------------------------------------------------- tables */
+
+// A cell such as “1,234”, “−1.8” or “69.7 [68.8, 70.6]” sorts by the number it begins with.
+const number = text => parseFloat(text.trim().replace("\u2212", "-").replaceAll(",", ""));
+const SORTABLE = 5, FILTERED = 16; // rows from which it is worth while
+Tablesort.extend("number", text => !isNaN(number(text)), (a, b) => (number(b) || 0) - (number(a) || 0));
+
+all("article table, .sortable").forEach(table => {
+  const body = table.tBodies[0], rows = body ? [...body.rows] : [];
+  if (!table.tHead || rows.length < SORTABLE || one("[rowspan], [colspan]", table)) return;
+  const heads = [...table.tHead.rows].at(-1).cells;
+  all("td", table).forEach(cell => cell.classList.toggle("number", /^[\d\u2212-][^a-z]*$/.test(cell.textContent))
+    || cell.classList.toggle("words", cell.textContent.length > 12));
+
+  // A first column may say a name once for all rows below; as soon as rows move, each needs its own.
+  const complete = () => rows.forEach((row, place) => row.cells[0].textContent.trim() || place === 0
+    || (row.cells[0].textContent = rows[place - 1].cells[0].textContent));
+
+  new Tablesort(table);
+  const mark = () => [...heads].forEach(head => head.ariaSort || head.setAttribute("aria-sort", "none"));
+  mark();
+  table.addEventListener("beforeSort", complete);
+  table.addEventListener("afterSort", () => {
+    mark();
+    const column = [...heads].findIndex(head => head.ariaSort !== "none");
+    body.append(...[...body.rows].filter(row => !row.cells[column].textContent.trim())); // blanks come last
+  });
+  if (rows.length >= FILTERED) table.closest(".scroll").before(filter(rows, complete));
+});
+
+function filter(rows, before) {
+  const input = make("input", {type: "search", placeholder: "Words in any column"});
+  const output = make("output", {}, `${rows.length} rows`);
+  input.oninput = () => {
+    before();
+    const words = input.value.toLowerCase().split(/\s+/);
+    rows.forEach(row => row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)));
+    output.value = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
+  };
+  return make("p", {class: "filter"}, make("label", {}, "Filter ", input), " ", output);
+}
+
+/* ----------------------------------------------------------------------------------------------------- search */
+
+if (one("#search")) {
+  const headings = JSON.parse(one("#headings").textContent), input = one("#search"), results = one("#search-results");
+  const pages = new Map(headings.filter(([, address]) => !address.includes("#")).map(([title, page]) => [page, title]));
+  input.form.hidden = !headings.length;
+  input.form.onsubmit = event => { event.preventDefault(); one("a", results)?.click(); };
+  input.oninput = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = headings.filter(([title, address]) => {
+      const text = `${title} ${pages.get(address.split("#")[0])}`.toLowerCase();
+      return words.length && words.every(word => text.includes(word));
+    });
+    results.replaceChildren(...found.slice(0, 20).map(([title, address]) => make("li", {},
+      make("a", {href: address}, title), make("span", {}, address.includes("#") ? pages.get(address.split("#")[0]) : ""))));
+    one("#search-count").value = words.length ? `${found.length} found` : "";
+  };
+}
+
+/* ---------------------------------------------------------------------------------------------------- compare */
+
+function compare({models, labels: packed, classes, pictures, sprite, columns}) {
+  const bytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
+  const labels = bytes(packed), answers = models.map(model => bytes(model.predicted));
+  const selects = [one("#first"), one("#second")], kind = one("#kind");
+  const count = test => labels.reduce((sum, label, place) => sum + test(place), 0).toLocaleString("en");
+  selects.forEach(select => select.append(...models.map(({name, title}, index) =>
+    make("option", {value: index}, title === name ? name : `${name}: ${title}`))));
+  const scratch = models.findIndex((model, index) => index && !model.pretrained);
+  [selects[0].value, selects[1].value] = [0, scratch > 0 ? scratch : 1];
+
+  function draw() {
+    const [a, b] = selects.map(select => +select.value), [first, second] = [models[a], models[b]];
+    const names = [first.name, second.name], right = index => place => answers[index][place] === labels[place];
+    const [aRight, bRight] = [right(a), right(b)], differ = place => answers[a][place] !== answers[b][place];
+    const percent = ({value, low, high}) => `${(100 * value).toFixed(1)} % [${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
+    one("#summary").textContent = `${names[0]} is right on ${percent(first.accuracy)} of ${count(() => 1)} test images, `
+      + `${names[1]} on ${percent(second.accuracy)}. They answer differently on ${count(differ)}.`;
+
+    one("#counts-table").replaceChildren(grid("Test images", ["", `${names[1]} right`, `${names[1]} wrong`], [
+      [`${names[0]} right`, count(place => aRight(place) && bRight(place)), count(place => aRight(place) && !bRight(place))],
+      [`${names[0]} wrong`, count(place => !aRight(place) && bRight(place)), count(place => !aRight(place) && !bRight(place))]]));
+    one("#charts").replaceChildren(...["accuracy", "loss"].map(curve => chart(curve, [first, second])));
+    one("#confusion-table").replaceChildren(confusion(a, b));
+
+    const kinds = {"all on which they differ": differ, [`only ${names[0]} right`]: place => aRight(place) && !bRight(place),
+      [`only ${names[1]} right`]: place => !aRight(place) && bRight(place),
+      "both wrong, with different answers": place => differ(place) && !aRight(place) && !bRight(place)};
+    const chosen = Math.max(kind.selectedIndex, 0);
+    kind.replaceChildren(...Object.keys(kinds).map(name => make("option", {}, name)));
+    kind.selectedIndex = chosen;
+    const test = Object.values(kinds)[chosen], found = pictures.filter(test);
+    one("#shown").textContent = sprite ? `${Math.min(found.length, 48)} of ${count(test)}, those on which most models differ`
+      : `${count(test)} images; their pictures are shown where this page is rendered with the data at hand`;
+    one("#pictures").replaceChildren(...(sprite ? found.slice(0, 48) : []).map(place => {
+      const number = pictures.indexOf(place), position = `${number % columns * -4}rem ${Math.floor(number / columns) * -4}rem`;
+      const image = make("span", {class: "picture", role: "img", "aria-label": `Test image ${place}`,
+        style: `background: url(${sprite}) ${position} / ${columns * 4}rem auto`});
+      const said = [[a, "first"], [b, "second"]].map(([index, key]) => make("span", {}, make("span", {class: `key ${key}`}),
+        ` ${classes[answers[index][place]]}${right(index)(place) ? " ✓" : ""}`));
+      return make("li", {}, image, make("strong", {}, classes[labels[place]]), ...said);
+    }));
+  }
+
+  function confusion(a, b) {
+    const difference = classes.map(() => new Array(classes.length).fill(0));
+    labels.forEach((label, place) => { difference[label][answers[a][place]]++; difference[label][answers[b][place]]--; });
+    const weight = difference.map((row, index) => row.reduce((sum, value, other) =>
+      sum + Math.abs(value) + Math.abs(difference[other][index]), 0));
+    const shown = [...classes.keys()].sort((one, other) => weight[other] - weight[one]).slice(0, 12).sort((one, other) => one - other);
+    const most = Math.max(1, ...difference.flat().map(Math.abs));
+    const caption = shown.length < classes.length ? "The 12 classes that differ most" : "Difference of the confusion matrices";
+    const table = grid(caption, ["true class", ...shown.map(index => classes[index])],
+      shown.map(row => [classes[row], ...shown.map(column => difference[row][column])]));
+    all("tbody td", table).forEach(cell => {
+      const value = +cell.textContent, colour = value > 0 ? "first" : "second";
+      cell.textContent = value > 0 ? `+${value}` : String(value).replace("-", "\u2212");
+      cell.style.background = `color-mix(in srgb, var(--${colour}) ${Math.abs(value) / most * 45}%, transparent)`;
+    });
+    return table;
+  }
+
+  function address() {
+    const wanted = decodeURIComponent(location.hash.slice(1)).split(",").map(name => models.findIndex(model => model.name === name));
+    if (wanted.length === 2 && !wanted.includes(-1)) selects.forEach((select, place) => select.value = wanted[place]);
+    draw();
+  }
+  const remember = () => location.replace(`#${selects.map(select => encodeURIComponent(models[select.value].name))}`);
+  selects.forEach(select => select.onchange = remember);
+  kind.onchange = draw;
+  addEventListener("hashchange", address);
+  address();
+}
+
+function grid(caption, head, rows) {
+  const header = (scope, text) => make("th", {scope}, text);
+  return make("table", {class: "grid"}, make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, ...head.map(text => text ? header("col", text) : make("td")))),
+    make("tbody", {}, ...rows.map(([name, ...cells]) => make("tr", {}, header("row", name), ...cells.map(text => make("td", {}, text))))));
+}
+
+function chart(curve, models) {
+  const [width, height, left, bottom] = [360, 240, 44, 26], svg = (tag, attributes, text = "") => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+    element.append(text);
+    return element;
+  };
+  const series = models.flatMap(({history}, index) => [["val_", ""], ["", "5 4"]].map(([prefix, dash]) => ({
+    values: history[prefix + curve] || [], dash, key: index ? "second" : "first"})));
+  const every = series.flatMap(({values}) => values), [low, high] = [Math.min(...every), Math.max(...every)];
+  const epochs = Math.max(...series.map(({values}) => values.length));
+  const x = epoch => left + epoch / Math.max(epochs - 1, 1) * (width - left - 10);
+  const y = value => 10 + (high - value) / (high - low || 1) * (height - bottom - 10);
+  const ends = models.map(({name, history}) => `${name} ends at ${history[`val_${curve}`].at(-1)} after ${history[curve].length} epochs`);
+  const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Validation ${curve}: ${ends.join(", ")}`});
+  [0, 1, 2, 3].forEach(step => {
+    const value = low + (high - low) * step / 3;
+    picture.append(svg("line", {x1: left, x2: width, y1: y(value), y2: y(value), class: "rule"}),
+      svg("text", {x: left - 6, y: y(value) + 4, "text-anchor": "end"}, value.toFixed(2)));
+  });
+  picture.append(svg("text", {x: left, y: height - 6}, "1"), svg("text", {x: width - 10, y: height - 6, "text-anchor": "end"}, `epoch ${epochs}`),
+    ...series.map(({values, dash, key}) => svg("polyline", {points: values.map((value, epoch) => `${x(epoch)},${y(value)}`).join(" "),
+      "stroke-dasharray": dash, class: `curve ${key}`})));
+  return make("figure", {}, make("figcaption", {}, curve), picture);
+}
+
+if (one("#comparison")) compare(JSON.parse(one("#comparison").textContent));

@@ -1,0 +1,54 @@
+"""The findings on the first page of the site: which sentences records give rise to, and which numbers stand in them."""
+
+from lib import decks, findings
+
+import pytest
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def record(accuracy, notebook="02_baseline_cnn", pretrained=None, parameters=100, milliseconds=1.0, **dataset):
+    """Return what the findings read of a record."""
+    return {
+        "notebook": notebook, "pretrained": pretrained, "settings": {},
+        "dataset": {"name": "digits", "fingerprint": "0", "train": 1, "validation": 1, "test": 360} | dataset,
+        "model": {"total_parameters": parameters, "flops": 1e6 * parameters},
+        "metrics": {"accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}},
+        "training": {"seconds": 100 * accuracy}, "latency": {"batch_1_ms": {"median": milliseconds}}}  # fmt: skip
+
+
+def sentences(**found):
+    found = {name.replace("_", "-"): content for name, content in found.items()}
+    return {number.replace(SPACE, " "): text.replace(SPACE, " ") for number, text in findings.sentences("smoke", found)}
+
+
+@pytest.fixture(autouse=True)
+def claims(monkeypatch):
+    """The claims' verdicts are tested where they are made; records of digits say nothing about the decks."""
+    monkeypatch.setattr(decks, "comparable", lambda record: False)
+
+
+def test_without_records_only_the_claims_are_counted():
+    (_, text), (number, claims) = sentences().items()
+    assert "invoke run-all --profile smoke" in text
+    assert number.startswith("0 of ") and "reproduced (0)" in claims
+
+
+def test_numbers_of_the_sentences():
+    found = sentences(
+        A1=record(0.69649, milliseconds=0.9), E1=record(0.68), A1_own=record(0.8312),
+        B4=record(0.99, pretrained="random"),
+        mobilenetv2_own=record(0.949, "07_mobilenetv2", "imagenet", 900, 11.3),
+        B3=record(0.94, "07_mobilenetv2", "imagenet", 800, 9.6))
+    assert "best of 5 models, “MobileNetV2, our recipe”" in found["94.9 %"] and "[93.9, 95.9]" in found["94.9 %"]
+    assert "“simple CNN, our recipe” [82.1, 84.1], for 100 instead of 900 MFLOP" in found["83.1 %"]
+    assert "83.1 % [82.1, 84.1] in place of 69.6 %" in found["+13.5 points"]  # as a reader subtracts
+    assert "83 instead of 70 seconds" in found["+13.5 points"]
+    assert "“MobileNetV2, fine-tuned”, the fastest within one point" in found["9.6 ms"]
+    assert "“simple CNN”: 0.9 ms, 69.6 %" in found["9.6 ms"]
+
+
+def test_what_does_not_hold_is_not_said():
+    found = sentences(A1=record(0.8), A1_own=record(0.7), E5=record(0.99, test=100))
+    assert list(found)[:2] == ["80.0 %", "1 ms"] and len(found) == 3  # no gain, all from scratch; E5 had other images
+    assert "none within one point of it is faster." in found["1 ms"]
