@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -31,16 +32,18 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
 
     What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
     notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
-    machine, or of the Dask cluster whose `scheduler` address is given.
+    machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where another process is
+    running the same profile.
     """
     folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
     tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
               "run": run_id} for path in paths]  # fmt: skip
-    show.say(line)
-    if _json(folder / "run.json").get("line") != line:
-        _write(folder / "run.json", profile=profile, line=line)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        show.say(line)
+        if _json(folder / "run.json").get("line") != line:
+            _write(folder / "run.json", profile=profile, line=line)
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
@@ -57,6 +60,30 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave)
                 _run_wave(client, wave, show, stop)
+
+
+def _alone(folder):
+    """Return the lock of a run in `folder`, taken: a context. The system lets go of it with this process, dead or not.
+
+    Raises StudyError where another process holds it.
+    """
+    import filelock
+
+    def sign(descriptor):
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}, since {since}".encode())
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    try:
+        return filelock.FileLock(path, blocking=False, on_acquired=sign).acquire()
+    except filelock.Timeout:
+        holder = "another process"
+        with contextlib.suppress(OSError):  # Windows lets nobody read what is locked
+            holder = path.read_text(encoding="utf-8") or holder
+        text = f"{folder} is in use by a run of {holder}: wait for its end, or choose another profile"
+        raise project.StudyError(text) from None
 
 
 def digest(task):

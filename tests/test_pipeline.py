@@ -73,18 +73,21 @@ def executed(study, name):
 
 
 def alive(mark):
-    """Return the processes that were started with STUDY_MARK=mark, those of ended sessions too."""
-    found = []
+    """Return {id: command line} of the processes that were started with STUDY_MARK=mark, of ended sessions too."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"STUDY_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+
+@needs_proc
 def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_factory):
     """It reaches the whole process group; finished notebooks are kept."""
     temporary = tmp_path_factory.mktemp("temporary")
@@ -101,11 +104,30 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
     assert process.returncode == 130
     assert err == "interrupted: finished notebooks are kept; run the same command again to go on\n"
     assert "12_last" not in out
-    assert alive(study.root) == []
+    assert alive(study.root) == {}
     assert study.marker("02_two")["status"] == "done"
     assert [path.parent.name for path in study.root.glob("reports/smoke/*/03_endless*")] == ["records"]
     assert not list(study.root.glob("reports/**/.*"))
     assert list(temporary.iterdir()) == []
+
+
+def test_a_second_run_of_a_profile_stops_at_once(study):
+    """It names the first one, and neither disturbs it nor another profile; a lock of the dead is no obstacle."""
+    study.notebook("03_endless", ENDLESS)
+    first = study.start("run-all", "--profile", "smoke", "--only", "03")
+    try:
+        next(line for line in first.stdout if line.startswith("03_endless: epoch"))
+        code, out, err = study.invoke("run-all", "--profile", "smoke", "--only", "02")
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"error: {study.root}/reports/smoke is in use by a run of process {first.pid} on .+, "
+                            r"since [-\d]{10} [:\d]{8} UTC: wait for its end, or choose another profile\n", err)
+        assert study.invoke("run-all", "--profile", "quick", "--only", "02")[0] == 0
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    code, out, _ = study.invoke("run-all", "--profile", "smoke", "--only", "02")
+    assert (code, ran(out)) == (0, ["02_two"])
 
 
 @pytest.fixture
