@@ -192,7 +192,7 @@ def _store(folder, data):
     """Write a Dataset as .npy files that appear in `folder` all at once."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=project.unfinished("")) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
             (new / "meta.json").write_text(json.dumps({key: vars(data)[key] for key in vars(data).keys() - SPLITS}))

@@ -41,6 +41,8 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
               "run": run_id} for path in paths]  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(folder))
+        _sweep(folder)
+        stack.callback(_sweep, folder)
         show.say(line)
         if _json(folder / "run.json").get("line") != line:
             _write(folder / "run.json", profile=profile, line=line)
@@ -86,6 +88,12 @@ def _alone(folder):
         raise project.StudyError(text) from None
 
 
+def _sweep(folder):
+    """Delete what killed processes have left half-written, in this run or before: nothing reads it."""
+    project.sweep([path for place in (folder, project.CACHE) for path in place.rglob(".*")])
+    project.sweep(Path(tempfile.gettempdir()).glob("study-*"), "study-")
+
+
 def digest(task):
     """Return a hash of all that a notebook's result depends on; Markdown, and what trains again, are not part of it."""
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
@@ -93,7 +101,7 @@ def digest(task):
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
-        files += sorted((task["folder"] / "records").glob("*.json"))
+        files += sorted((task["folder"] / "records").glob("[!.]*.json"))
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
               [(path.name, path.read_text(encoding="utf-8")) for path in files if path.exists()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -121,7 +129,8 @@ def _connect(stack, scheduler, jobs, tasks):
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True))
+    prefix = f"study-{os.getpid()}-"
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True))
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
                      "temporary-directory": scratch})  # fmt: skip

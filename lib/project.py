@@ -3,6 +3,8 @@
 import ast
 import contextlib
 import os
+import platform
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -10,17 +12,37 @@ NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ROOT / "parameters"
 CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache"))
 REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
+UNFINISHED = f".{platform.node()}-"  # with a process's id, how the names of files begin that are being written
 
 
 class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
 
 
+def unfinished(name):
+    """Return the hidden name under which this process writes what will be called `name`."""
+    return f"{UNFINISHED}{os.getpid()}-{name}"
+
+
+def sweep(paths, prefix=UNFINISHED):
+    """Delete, of files and folders named `prefix`, a process's id and `-…`, those whose process is gone: it was killed.
+
+    Only processes of this machine can be told, so a prefix must name it where folders are shared.
+    """
+    import psutil  # slow to import, and only a run needs it
+
+    for path in paths:
+        number, dash, _ = path.name.removeprefix(prefix).partition("-")
+        if path.name.startswith(prefix) and dash and number.isdecimal() and not psutil.pid_exists(int(number)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield a temporary path beside `path`: the file written there takes its place whole, or not at all on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(unfinished(path.name))
     try:
         yield temporary
         with temporary.open("rb+") as file:

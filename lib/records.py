@@ -63,7 +63,7 @@ def read(path):
 
 def read_all(profile):
     """Return the profile's records as {experiment: record}, sorted by name; empty if nothing was run."""
-    return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("*.json"))}
+    return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("[!.]*.json"))}
 
 
 def predictions(profile, experiment):

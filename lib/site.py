@@ -35,7 +35,7 @@ def render_page(profile, name):
 
 def _study(profile):
     folder = project.REPORTS / profile
-    records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
+    records = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "cards": cards, "runs": runs,

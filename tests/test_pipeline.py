@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lib import pipeline
@@ -19,6 +21,30 @@ import time
 while True:
     print("epoch  1/9 · val accuracy 12.0 %", end="\\r", flush=True)
     time.sleep(0.1)"""
+HELD = toy.TRAIN + """
+import time
+if not (held := pathlib.Path("held")).exists():
+    with project.replacing(folder / "half.json") as temporary:
+        temporary.write_text("{")
+        held.touch()
+        time.sleep(600)"""
+EXPERIMENTS = """import pathlib, time
+from lib import data, runtime, training
+import keras
+study, images = runtime.start(NAME, profile, seed), data.load_dataset("digits", 100, 50)
+
+def begin(epoch, logs=None):
+    print(f"{name} begins epoch {epoch}")
+    held = pathlib.Path(f"{name} is held")
+    if epoch == 1 and name != "A" and not held.exists():
+        held.touch()
+        time.sleep(600)
+
+for name in "ABC":
+    flat = keras.layers.Flatten()(inputs := keras.Input(images.image_shape))
+    model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(flat))
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin)
+    training.experiment(study, name, model, images, training.Recipe(epochs=2), [watch])"""
 
 
 @pytest.fixture
@@ -109,6 +135,78 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
     assert [path.parent.name for path in study.root.glob("reports/smoke/*/03_endless*")] == ["records"]
     assert not list(study.root.glob("reports/**/.*"))
     assert list(temporary.iterdir()) == []
+
+
+def wait_for(condition, seconds=60):
+    """Return the first true value of a condition."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.05)
+    return value
+
+
+def kill(study, *victims, **variables):
+    """Run all, SIGKILL each (victim, once this path is there) in turn, and return what was said and the exit code."""
+    process = study.start("run-all", "--profile", "smoke", "--jobs", "1", STUDY_MARK=str(study.root), **variables)
+    try:
+        for victim, path in victims:
+            wait_for(path.exists)
+            word = {"kernel": "ipykernel", "worker": "spawn_main", "command": "invoke"}[victim]
+            [number] = [number for number, line in alive(study.root).items() if word in line]
+            os.kill(number, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    wait_for(lambda: not alive(study.root), 30)
+    return out, process.returncode
+
+
+@needs_proc
+@pytest.mark.parametrize(("victim", "code", "next_run"), [
+    ("kernel", 1, ["03_held"]), ("worker", 0, []), ("command", -signal.SIGKILL, ["03_held", "12_last"])])  # fmt: skip
+def test_a_kill_in_the_middle_of_a_write_costs_that_notebook_only(study, tmp_path_factory, victim, code, next_run):
+    """Nothing reads what is half-written or leaves it there. After a worker's death a second one tries once more."""
+    study.notebook("03_held", HELD)
+    folder, temporary = study.root / "reports" / "smoke", tmp_path_factory.mktemp("temporary")
+    held = study.root / "notebooks" / "held"
+    out, code_of_first = kill(study, (victim, held), TMPDIR=str(temporary))
+    assert code_of_first == code
+    assert ran(out) == ["02_two", "03_held", *(["03_held"] if victim == "worker" else []),
+                        *(["12_last"] if victim != "command" else [])]  # fmt: skip
+    if victim == "command":  # which can clean up no more
+        assert next(folder.glob("records/.*half.json")).read_text() == "{"
+        assert list(temporary.iterdir()) != []
+    else:
+        assert [*folder.rglob(".*"), *temporary.iterdir()] == []
+        assert "['02_two.json', '03_held.json']" in executed(study, "12_last").outputs[0].text
+    finished = study.marker("02_two")
+    code, out, err = study.invoke("run-all", "--profile", "smoke", TMPDIR=str(temporary))
+    assert (code, err) == (0, "")
+    assert ran(out) == next_run
+    assert study.marker("02_two") == finished
+    assert "['02_two.json', '03_held.json']" in executed(study, "12_last").outputs[0].text
+    assert [*folder.rglob(".*"), *temporary.iterdir()] == []
+
+
+@needs_proc
+def test_after_a_kill_finished_experiments_are_kept_and_the_last_goes_on(study):
+    """First the worker dies in the second of three experiments, then the command in the third."""
+    study.notebook("03_three", EXPERIMENTS)
+    folder, checkpoints = study.root / "reports" / "smoke" / "records", study.root / ".cache" / "checkpoints"
+    held = {name: study.root / "notebooks" / f"{name} is held" for name in "BC"}
+    _, code = kill(study, ("worker", held["B"]), ("command", held["C"]))
+    assert code == -signal.SIGKILL
+    kept = {name: (folder / f"{name}.json").read_bytes() for name in "AB"}
+    assert json.loads(kept["A"])["created"] < datetime.fromtimestamp(held["B"].stat().st_mtime, UTC).isoformat()
+    assert not (folder / "C.json").exists()
+    assert study.invoke("run-all", "--profile", "smoke")[0] == 0
+    assert {name: (folder / f"{name}.json").read_bytes() for name in "AB"} == kept
+    assert json.loads((folder / "C.json").read_text())["training"]["epochs"] == 2
+    said = executed(study, "03_three").outputs[0].text
+    assert re.findall("(.) begins epoch (.)", said) == [("C", "1")]
+    assert said.count("kept from") == 2
+    assert not list(checkpoints.iterdir())
 
 
 def test_a_second_run_of_a_profile_stops_at_once(study):

@@ -21,7 +21,7 @@ record = {"schema": 1, "experiment": NAME, "notebook": NAME, "profile": profile,
           "metrics": {"accuracy": {"value": rate}}, "training": {}, "latency": {}, "reported": None}
 (folder / f"{NAME}.json").write_text(json.dumps(record))"""
 READ = """from lib import project
-print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("*.json")))"""
+print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("[!.]*.json")))"""
 
 
 def _hear_ctrl_c():
