@@ -95,7 +95,7 @@ def _sweep(folder):
 
 
 def digest(task):
-    """Return a hash of all that a notebook's result depends on; Markdown, and what trains again, are not part of it."""
+    """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again."""
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
     code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
@@ -103,7 +103,8 @@ def digest(task):
     if reads_records(task["path"]):
         files += sorted((task["folder"] / "records").glob("[!.]*.json"))
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
-              [(path.name, path.read_text(encoding="utf-8")) for path in files if path.exists()]]
+              [(path.name, project.code_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8"))
+               for path in files if path.exists()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import os
 import platform
 import shutil
@@ -60,7 +61,12 @@ def atomic_write(path, content):
 
 def code_of(path):
     """Return a Python file's code without comments, docstrings and layout: only what can change a result."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return _code(Path(path).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _code(text):
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]

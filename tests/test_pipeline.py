@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import pipeline
+from lib import data, parameters, pipeline, project
 
 import nbformat
 import pytest
@@ -263,62 +263,87 @@ def test_a_cluster_is_taken_by_its_address(study):
         assert (code, ran(out)) == (0, ["02_two"])
 
 
-@pytest.fixture
-def task(study):
-    """What a run would know of notebook 02."""
-    (study.root / "lib" / "deep.py").write_text("x = 1\n")
-    (study.root / "lib" / "middle.py").write_text("def f():\n    from lib import deep\n")
-    (study.root / "lib" / "other.py").write_text("x = 1\n")
-    path = study.notebook("02_two", "import numpy\nfrom lib.middle import (\n    f,\n)")
-    return {"path": path, "parameters": {"rate": 0.5}, "root": study.root, "folder": study.root / "reports" / "smoke"}
-
-
 def edited(path, old, new):
-    """Replace text in a file."""
-    path.write_text(path.read_text().replace(old, new))
+    """Replace text in a file, at the end if `old` is empty."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text + new)
 
 
-def test_the_digest_covers_what_a_result_depends_on(study, task, monkeypatch):
-    """Code, parameters, imported modules, the lock file, the data; not Markdown, outputs or other modules."""
-    digests = [pipeline.digest(task)]
-    edited(task["path"], "A question.", "Another question.")
-    edited(study.root / "lib" / "other.py", "1", "2")
-    (study.root / "reports" / "smoke" / "records").mkdir(parents=True)
-    (study.root / "reports" / "smoke" / "records" / "A1.json").write_text("{}")
-    assert pipeline.digest(task) == digests[0]
-    edited(study.root / "lib" / "deep.py", "1", "2")
-    digests.append(pipeline.digest(task))
+@pytest.fixture
+def digests(study, monkeypatch, tmp_path):
+    """A function that returns the digests of three notebooks: 01 reads CIFAR-10, 02 digits, 12 their records."""
+    modules = {"deep": "x = 1  # why\n", "middle": "def f():\n    from lib import deep\n", "unused": ""}
+    for name, text in modules.items():
+        (study.root / "lib" / f"{name}.py").write_text(text)
     (study.root / "lib" / "deep.yaml").write_text("x: 1\n")  # what a module reads lies beside it
-    digests.append(pipeline.digest(task))
-    edited(study.root / "requirements.txt", "", "numpy==2\n")
-    digests.append(pipeline.digest(task))
-    digests.append(pipeline.digest(task | {"parameters": {"rate": 0.25}}))
-    digests.append(pipeline.digest(task | {"parameters": {"rate": 0.5, "dataset": "digits"}}))
-    monkeypatch.setattr(pipeline.data, "stamp", lambda name: "changed")
-    digests.append(pipeline.digest(task))
-    edited(task["path"], "import numpy", "import scipy")
-    digests.append(pipeline.digest(task))
-    assert len(set(digests)) == len(digests)
+    imports = "import numpy\nfrom lib.middle import (\n    f,\n)"
+    study.notebook("01_one", imports, 'dataset = "cifar10"\nretrain = False')
+    study.notebook("02_two", parameters='dataset = "digits"')
+    for name in ("ROOT", "NOTEBOOKS", "PARAMETERS", "REPORTS"):
+        monkeypatch.setattr(project, name, study.root / ("" if name == "ROOT" else name.lower()))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for path in (tmp_path / "datasets" / data.ARCHIVES[0], study.root / "reports" / "smoke" / "records" / "A1.json"):
+        project.atomic_write(path, "{}")
+
+    def all_of_them():
+        tasks = [{"path": path, "parameters": parameters.read("smoke", path), "root": study.root,
+                  "folder": study.root / "reports" / "smoke"} for path in (study.root / "notebooks").iterdir()]
+        return {task["path"].stem[:2]: pipeline.digest(task) for task in tasks}
+
+    return all_of_them
 
 
-def test_a_magic_command_makes_a_notebook_depend_on_all_of_lib(study, task):
+@pytest.mark.parametrize(("what", "file", "old", "new", "changed"), [
+    ("a code cell", "notebooks/01_one.ipynb", "import numpy", "import scipy", "01"),
+    ("a default", "notebooks/02_two.ipynb", "rate = 0.5", "rate = 0.6", "02"),
+    ("a Markdown cell", "notebooks/01_one.ipynb", "A question.", "Another question.", ""),
+    ("an output", "notebooks/01_one.ipynb", '"outputs": []', '"outputs": [{"output_type": "stream"}]', ""),
+    ("a parameter file", "parameters/smoke/02_two.yaml", "", "rate: 0.25", "02"),
+    ("a comment in it", "parameters/smoke/02_two.yaml", "", "# why", ""),
+    ("the default, said again", "parameters/smoke/02_two.yaml", "", "rate: 0.5", ""),
+    ("that it trains again", "parameters/smoke/01_one.yaml", "", "retrain: true", ""),
+    ("common.yaml", "parameters/smoke/common.yaml", "seed: 0", "seed: 1", "01 02 12"),
+    ("what two share", "parameters/smoke/common.yaml", "", "dataset: digits", "01"),
+    ("another profile", "parameters/quick/common.yaml", "seed: 0", "seed: 1", ""),
+    ("a module that it imports", "lib/middle.py", "import deep", "import data, deep", "01"),
+    ("a module behind that", "lib/deep.py", "x = 1", "x = 2", "01"),
+    ("a module that all import", "lib/project.py", "", "x = 1", "01 02 12"),
+    ("a module's comment", "lib/deep.py", "why", "because", ""),
+    ("a module's data", "lib/deep.yaml", "1", "2", "01"),
+    ("a module that none imports", "lib/unused.py", "", "x = 1", ""),
+    ("the commands", "tasks.py", "", "x = 1", ""),
+    ("the lock file", "requirements.txt", "", "numpy==2", "01 02 12"),
+    ("the data's files", f"datasets/{data.ARCHIVES[0]}", "", "{}", "01"),
+    ("a record", "reports/smoke/records/A1.json", "{}", '{"a": 1}', "12"),
+    ("another profile's record", "reports/quick/records/A1.json", None, "{}", ""),
+    ("a new record", "reports/smoke/records/B1.json", None, "{}", "12"),
+    ("half a record", "reports/smoke/records/.host-7-B1.json", None, "{", ""),
+])  # fmt: skip
+def test_what_runs_again_when_something_changes(study, digests, what, file, old, new, changed):
+    """Exactly the notebooks whose result depends on it."""
+    before, path = digests(), study.root / file
+    if old is None:
+        project.atomic_write(path, new)
+    else:
+        edited(path, old, new)
+    after = digests()
+    assert " ".join(name for name in sorted(before) if after[name] != before[name]) == changed, what
+
+
+def test_another_backend_runs_all_again(digests, monkeypatch):
+    """Its numbers differ in the last digits."""
+    before = digests()
+    monkeypatch.setenv("KERAS_BACKEND", "another")
+    assert not before.items() & digests().items()
+
+
+def test_a_magic_command_makes_a_notebook_depend_on_all_of_lib(study, digests):
     """What it imports cannot be told."""
-    task["path"] = study.notebook("02_two", "%matplotlib inline")
-    before = pipeline.digest(task)
-    edited(study.root / "lib" / "other.py", "1", "2")
-    assert pipeline.digest(task) != before
-
-
-def test_the_digest_of_a_reader_covers_the_records(study, task):
-    """Their bytes."""
-    task["path"] = study.root / "notebooks" / "12_last.ipynb"
-    digests = {pipeline.digest(task)}
-    records = study.root / "reports" / "smoke" / "records"
-    records.mkdir(parents=True)
-    for content in ("{}", '{"a": 1}'):
-        (records / "A1.json").write_text(content)
-        digests.add(pipeline.digest(task))
-    assert len(digests) == 3
+    study.notebook("02_two", "%matplotlib inline")
+    before = digests()
+    edited(study.root / "lib" / "unused.py", "", "x = 1")
+    assert [name for name, digest in digests().items() if digest != before[name]] == ["02"]
 
 
 @pytest.mark.parametrize("module", ["parameters", "pipeline", "site", "tasks"])
