@@ -24,7 +24,7 @@ _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, 
 
 def reads_records(path):
     """Return whether the records of the other notebooks are an input of this one."""
-    return _json(path)["metadata"].get("study", {}).get("reads_records", False)
+    return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
 def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
@@ -53,7 +53,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
                 task["digest"], marker = digest(task), _json(task["marker"])
-                if not force and marker.get("status") == "done" and marker["digest"] == task["digest"]:
+                if not force and marker.get("status") == "done" and marker.get("digest") == task["digest"]:
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
                 if force and "retrain" in task["parameters"]:
@@ -97,7 +97,7 @@ def _sweep(folder):
 def digest(task):
     """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again."""
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
-    code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
+    code = [cell["source"] for cell in project.notebook(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
@@ -113,7 +113,7 @@ def _library(root, code):
     finder = ModuleFinder([str(root)])
     try:
         finder.scan_code(compile("\n".join(code), "cells", "exec"), finder.add_module("__main__"))
-    except SyntaxError:  # one of IPython's magic commands
+    except Exception:  # one of IPython's magic commands, or nonsense, which will be seen when it runs
         return sorted((root / "lib").glob("*.py"))
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
@@ -287,6 +287,7 @@ def _write(path, **content):
 
 def _json(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError):
         return {}

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import functools
+import json
 import os
 import platform
 import shutil
@@ -18,6 +19,29 @@ UNFINISHED = f".{platform.node()}-"  # with a process's id, how the names of fil
 
 class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
+
+
+class NotebookError(StudyError):
+    """A notebook file that is none."""
+
+
+def notebook(path):
+    """Return a notebook file's content, the source of each cell as one text; raises NotebookError if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
+        content["metadata"].get("study", {}).get("reads_records")
+        for cell in content["cells"]:
+            cell["source"] = "".join(cell["source"])
+            cell["cell_type"], "parameters" in cell["metadata"].get("tags", [])
+        return content
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise NotebookError(f"{path} is not a notebook ({one_line(error)}): put back the file as it was") from error
+
+
+def one_line(error):
+    """Return what an exception says, in one line of limited length."""
+    text = " ".join(str(error).split())
+    return f"{text[:200]}…" if len(text) > 200 else text or type(error).__name__
 
 
 def unfinished(name):

@@ -10,6 +10,7 @@ from lib import project
 import numpy as np
 
 SCHEMA = 1
+LARGEST = 2**30  # bytes of predictions: five times those of 100,000 images in 1,000 classes
 REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "seed": int, "created": str,
             "commit": str, "versions": dict, "device": str, "dataset": dict, "pretrained": (str, type(None)),
             "settings": dict, "model": dict, "metrics": dict, "training": dict, "latency": dict,
@@ -57,7 +58,7 @@ def read(path):
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(path, f"cannot be read ({error})") from error
+        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
     return _checked(record, path)
 
 
@@ -71,9 +72,16 @@ def predictions(profile, experiment):
     path = folder(profile) / "predictions" / f"{experiment}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["probabilities"].astype(np.float32), arrays["labels"].astype(np.int64)
+            if sum(member.file_size for member in arrays.zip.infolist()) > LARGEST:
+                raise ValueError("too large")
+            probabilities, labels = arrays["probabilities"], arrays["labels"]
+            if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu":
+                raise ValueError("not numbers")
+            if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+                raise ValueError("not a row of probabilities for each label")
+            return probabilities.astype(np.float32), labels.astype(np.int64)
     except Exception as error:  # a damaged archive gives rise to many kinds
-        raise RecordError(path, f"cannot be read ({error})") from error
+        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
 
 
 def _checked(record, name):
@@ -81,4 +89,7 @@ def _checked(record, name):
     wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
     if wrong or fields["schema"] != SCHEMA:
         raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")
+    accuracy = fields["metrics"].get("accuracy")
+    if not isinstance(accuracy, dict) or not isinstance(accuracy.get("value"), (int, float)):
+        raise RecordError(name, "lacks metrics.accuracy.value")
     return record

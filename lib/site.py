@@ -14,6 +14,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
 
 
+class SiteError(project.StudyError):
+    """A file of a run that is damaged, or a run that there is not."""
+
+
 def render(profile):
     """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path."""
     study = _study(profile)
@@ -30,7 +34,7 @@ def render_page(profile, name):
     for card in study["runs"]:
         if card["name"] == name:
             return _page(study, card)
-    raise project.StudyError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
+    raise SiteError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
 
 
 def _study(profile):
@@ -46,15 +50,16 @@ def _read(path):
     """A JSON file, or {} where there is none; a notebook's texts are joined, and its outputs know their role."""
     try:
         content = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
-        raise project.StudyError(f"{path} is damaged: delete it and run its notebook again") from None
-    for cell in content.get("cells", []):
-        cell["source"], cell["tags"] = "".join(cell["source"]), cell["metadata"].get("tags", [])
-        for output in cell.get("outputs", []):
-            output["role"] = output.get("metadata", {}).get("study", {}).get("role", "")
-            output["text"] = "".join(output.get("text", ""))
-            output["data"] = {kind: "".join(output["data"][kind]) for kind in OFFLINE if kind in output.get("data", ())}
-    return content
+        for cell in content.get("cells", []):
+            cell["source"], cell["tags"] = "".join(cell["source"]), list(cell["metadata"].get("tags", []))
+            for output in cell.get("outputs", []):
+                output["role"] = output.get("metadata", {}).get("study", {}).get("role", "")
+                output["text"] = "".join(output.get("text", ""))
+                found = output.get("data", {})
+                output["data"] = {kind: "".join(found[kind]) for kind in OFFLINE if kind in found}
+        return content
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise SiteError(f"{path} is damaged: delete it and run its notebook again") from None
 
 
 def _card(folder, path, records):
@@ -67,7 +72,7 @@ def _card(folder, path, records):
     declared = "\n".join(cell["source"] for cell in source["cells"] if "parameters" in cell["tags"])
     return {
         "name": path.stem, "source": source, "run": run, "marker": _read(folder / "runs" / f"{path.stem}.json"),
-        "records": [record for record in records if Path(record.get("notebook", "")).stem == path.stem],
+        "records": [record for record in records if Path(str(record.get("notebook"))).stem == path.stem],
         "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
         "lead": " ".join(re.findall(r"(?m)^>\s?(.*)$", opening)),
         **{role: [output["data"]["text/plain"].removeprefix("⚠ ") for output in outputs if output["role"] == role]
@@ -114,7 +119,7 @@ def _publish(template, path, study, inputs, values=dict):
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
         environment.filters["picture"] = _picture
         text = environment.get_template(template).render(study | values())
-        project.atomic_write(path, text.encode() + stamp)
+        project.atomic_write(path, text.encode(errors="replace") + stamp)
     return path
 
 

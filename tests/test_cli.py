@@ -86,7 +86,7 @@ def test_all_parameters_are_checked_before_anything_starts(fresh):
 def test_a_damaged_notebook_is_one_line(fresh):
     """Even one that a run would skip to."""
     (fresh.root / "notebooks" / "02_two.ipynb").write_text("{")
-    assert "02_two.ipynb needs a parameters cell" in refused(fresh, "run-all", "--profile", "smoke")
+    assert "02_two.ipynb is not a notebook" in refused(fresh, "run-all", "--profile", "smoke")
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(fresh):
