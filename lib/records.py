@@ -3,7 +3,9 @@
 Introduced in notebook 02. The fields are listed in `REQUIRED`; experiments may add more.
 """
 
+import contextlib
 import json
+from datetime import UTC, datetime
 
 from lib import project
 
@@ -37,6 +39,33 @@ def write(record, probabilities, labels):
         rounded = np.round(probabilities, 4).astype(np.float16)
         np.savez_compressed(path, probabilities=rounded, labels=labels.astype(np.uint16))
     project.atomic_write(base / "records" / f"{name}.json", content)
+    forget_failure(record["profile"], name)
+
+
+@contextlib.contextmanager
+def noting_failure(profile, experiment, notebook):
+    """Leave a note where training fails, until the experiment succeeds; an older record stays as it is.
+
+    Raises RuntimeError with the experiment's name in its message.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        note = {"experiment": experiment, "notebook": notebook, "error": str(error), "created": created}
+        project.atomic_write(folder(profile) / "failed" / f"{experiment}.json", json.dumps(note, indent=1) + "\n")
+        raise RuntimeError(f"{experiment}: {error}") from error
+
+
+def forget_failure(profile, experiment):
+    """Delete the note that an experiment's training failed, if there is one."""
+    (folder(profile) / "failed" / f"{experiment}.json").unlink(missing_ok=True)
+
+
+def failures(profile):
+    """Return {experiment: what went wrong} of the experiments whose last training failed, sorted by name."""
+    notes = sorted((folder(profile) / "failed").glob("[!.]*.json"))
+    return {path.stem: _json(path).get("error", "") for path in notes}
 
 
 def with_stages(record, earlier):
@@ -55,11 +84,7 @@ def with_stages(record, earlier):
 
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
-    return _checked(record, path)
+    return _checked(_json(path), path)
 
 
 def read_all(profile):
@@ -84,12 +109,19 @@ def predictions(profile, experiment):
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
 
 
-def _checked(record, name):
-    fields = record if isinstance(record, dict) else {}
+def _json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _checked(fields, name):
     wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
     if wrong or fields["schema"] != SCHEMA:
         raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")
     accuracy = fields["metrics"].get("accuracy")
     if not isinstance(accuracy, dict) or not isinstance(accuracy.get("value"), (int, float)):
         raise RecordError(name, "lacks metrics.accuracy.value")
-    return record
+    return fields

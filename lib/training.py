@@ -207,14 +207,19 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)
     if kept:
-        model.load_weights(saved)
+        try:
+            model.load_weights(saved)
+        except Exception as error:  # a damaged archive gives rise to many kinds
+            raise records.RecordError(saved, f"cannot be loaded ({project.one_line(error)})") from error
         keras.utils.set_random_seed(study.seed)
+        records.forget_failure(study.profile, name)
         print(f"{_summary(kept.record)} (kept from {kept.record['created']}; retrain=True trains again)")
         return kept
     if study.retrain:
         checkpoint.unlink(missing_ok=True)
     keras.utils.set_random_seed(study.seed)
-    training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
+    with records.noting_failure(study.profile, name, study.notebook):
+        training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     probabilities, labels = evaluation.predict(trained, inputs.test.images), np.asarray(data.test.labels)
     record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
@@ -225,6 +230,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
               "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name)}  # fmt: skip
     if views:
         record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
+    # An old record must not stand beside the new weights, should this be cut short between the two.
+    (records.folder(study.profile) / "records" / f"{name}.json").unlink(missing_ok=True)
     models.save(model, saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)

@@ -318,6 +318,7 @@ def digests(study, monkeypatch, tmp_path):
     ("a record", "reports/smoke/records/A1.json", "{}", '{"a": 1}', "12"),
     ("another profile's record", "reports/quick/records/A1.json", None, "{}", ""),
     ("a new record", "reports/smoke/records/B1.json", None, "{}", "12"),
+    ("a note that a training failed", "reports/smoke/failed/B1.json", None, "{}", "12"),
     ("half a record", "reports/smoke/records/.host-7-B1.json", None, "{", ""),
 ])  # fmt: skip
 def test_what_runs_again_when_something_changes(study, digests, what, file, old, new, changed):
