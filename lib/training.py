@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -230,9 +231,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
               "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name)}  # fmt: skip
     if views:
         record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
-    # An old record must not stand beside the new weights, should this be cut short between the two.
-    (records.folder(study.profile) / "records" / f"{name}.json").unlink(missing_ok=True)
     models.save(model, saved)
+    record["weights"] = _checksum(saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)
     print(_summary(record))
@@ -262,7 +262,18 @@ def _kept(profile, name, key, saved):
     if not (path.exists() and saved.exists()):
         return None
     record = records.read(path)
-    return Run(record, *records.predictions(profile, name)) if record.get("key") == key else None
+    if record.get("key") != key or record.get("weights") != _checksum(saved):  # or: it was cut short between the two
+        return None
+    return Run(record, *records.predictions(profile, name))
+
+
+def _checksum(saved):
+    """The CRC of the weights in a `.keras` file, from its table of contents; raises RecordError where it has none."""
+    try:
+        with zipfile.ZipFile(saved) as file:
+            return file.getinfo("model.weights.h5").CRC
+    except (OSError, LookupError, zipfile.BadZipFile) as error:
+        raise records.RecordError(saved, f"cannot be read ({project.one_line(error)})") from error
 
 
 def _describe(callbacks):
