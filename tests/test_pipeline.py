@@ -81,7 +81,11 @@ def test_what_has_not_changed_is_kept_and_what_failed_is_tried_again(study):
     assert [study.marker(name)["status"] for name in ("03_raises", "04_dies", "05_worker")] == ["failed"] * 3
     assert study.marker("02_two")["parameters"] == {"profile": "smoke", "seed": 0, "epochs": 1, "rate": 0.5}
     assert executed(study, "03_raises").outputs[0].ename == "ValueError"
-    assert "ValueError" in (study.root / "reports" / "smoke" / "site" / "03_raises.html").read_text()
+    site = study.root / "reports" / "smoke" / "site"
+    for name, seen in (("03_raises", "ValueError"), ("04_dies", "its kernel died")):  # linked, and shown where they end
+        assert re.search(rf"^{name} +failed +0:0\d:\d\d +site/{name}.html *$", out, re.MULTILINE)
+        assert f'href="{name}.html#failed"' in (site / "index.html").read_text()
+        assert seen in (site / f"{name}.html").read_text().partition('id="failed"')[2]
     assert "['01_one.json', '02_two.json']" in executed(study, "12_last").outputs[0].text
 
     for name in ("04_dies", "05_worker"):
