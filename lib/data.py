@@ -192,7 +192,7 @@ def _store(folder, data):
     """Write a Dataset as .npy files that appear in `folder` all at once."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=project.unfinished("")) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
             (new / "meta.json").write_text(json.dumps({key: vars(data)[key] for key in vars(data).keys() - SPLITS}))
@@ -215,8 +215,10 @@ def _read_batches(path):
                 raise DataError(f"{path} is damaged or incomplete: delete it and run again")
         with tarfile.open(path) as archive:  # read member by member: nothing is extracted to disk
             return [_read_batch(path / name, archive.extractfile(f"{FOLDERS[0]}/{name}").read()) for name in BATCHES]
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise DataError(f"{path} cannot be read ({error}): delete it and run again") from error
+    except DataError:
+        raise
+    except Exception as error:  # whatever damaged bytes give rise to
+        raise DataError(f"{path} cannot be read ({project.one_line(error)}): delete it and run again") from error
 
 
 def _read_batch(path, content):
@@ -231,7 +233,8 @@ def _read_batch(path, content):
         if images.dtype != np.uint8 or labels.shape != (len(images),) or not 0 <= labels.min() <= labels.max() < 10:
             raise ValueError("not ten classes of 8-bit images")
     except Exception as error:  # whatever damaged bytes give rise to
-        raise DataError(f"{path} is not a CIFAR-10 batch ({error}): delete its folder and run again") from error
+        what = f"{path} is not a CIFAR-10 batch ({project.one_line(error)})"
+        raise DataError(f"{what}: delete its folder and run again") from error
     return np.ascontiguousarray(images), labels
 
 

@@ -2,8 +2,8 @@
 
 import ast
 import difflib
-import json
 import re
+import reprlib
 from os.path import relpath
 
 from lib import project
@@ -18,6 +18,11 @@ class ParameterError(project.StudyError):
 
 
 class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):  # ten lines of them can stand for billions of values
+            raise yaml.YAMLError("it refers to another value (*name): write that value itself")
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node, deep=False):
         names = [str(key.value) for key, _ in node.value]
         if len(set(names)) < len(names):  # YAML itself would silently take the last
@@ -31,12 +36,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.
 
 def defaults(notebook_path):
     """Return {name: value} of the first cell tagged `parameters`, which is parsed, never run."""
+    cells = project.notebook(notebook_path)["cells"]
+    source = next((cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])), "")
     try:
-        cells = json.loads(notebook_path.read_text(encoding="utf-8"))["cells"]  # importing nbformat takes a second
-        source = next(("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])), "")
-        return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
-        what = f"needs a parameters cell of lines `name = literal` ({type(error).__name__}: {error})"
+        found = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+        return {name: _fit(name, value, None) for name, value in found.items()}
+    except (ParameterError, ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
+        what = f"needs a parameters cell of lines `name = literal` ({project.one_line(error)})"
         raise ParameterError(f"{relpath(notebook_path, project.ROOT)} {what}") from error
 
 
@@ -59,12 +65,12 @@ def parse(path):
     """Return {name: value} of a parameter file; raises ParameterError where it is missing or holds anything else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-        if isinstance(content, dict) and all(isinstance(name, str) for name in content):
+        if isinstance(content, dict) and all(isinstance(name, str) and name.isidentifier() for name in content):
             return content
         why = "must hold one `name: value` a line, nothing else"
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML raises many kinds: KeyError for `!!bool x`, say
         missing = isinstance(error, FileNotFoundError)
-        why = "is missing: create it, it may be empty" if missing else f"is not YAML: {' '.join(str(error).split())}"
+        why = "is missing: create it, it may be empty" if missing else f"is not YAML: {project.one_line(error)}"
     raise ParameterError(f"{relpath(path, project.ROOT)} {why}")
 
 
@@ -76,4 +82,4 @@ def _fit(where, value, default):
         return float(value)
     if type(value) in ((type(default),) if default is not None else (*KINDS, type(None))):
         return value
-    raise ParameterError(f"{where} must be {KINDS.get(type(default), 'a plain value')}, not {value!r}")
+    raise ParameterError(f"{where} must be {KINDS.get(type(default), 'a plain value')}, not {reprlib.repr(value)}")

@@ -89,10 +89,10 @@ def open_photo(source, name=None):
     except MemoryError:
         raise PhotoError(f"{name} does not fit into memory: make it smaller first") from None
     except OSError as error:
-        why = f"cannot be read ({error.strerror})" if error.errno else f"is damaged ({_first_line(error)})"
+        why = f"cannot be read ({error.strerror})" if error.errno else f"is damaged ({project.one_line(error)})"
         raise PhotoError(f"{name} {why}") from None
     except Exception as error:  # damaged bytes give rise to many kinds
-        raise PhotoError(f"{name} is damaged ({_first_line(error)})") from None
+        raise PhotoError(f"{name} is damaged ({project.one_line(error)})") from None
 
 
 def _what_it_is(source):
@@ -103,10 +103,6 @@ def _what_it_is(source):
     if start[4:12] in HEIC:
         return "is HEIC, which Pillow does not read by itself: save it as JPEG first"
     return "is not an image that can be read here: save it as JPEG or PNG"
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _upright(file):
@@ -233,7 +229,7 @@ def load(saved):
         with runtime.quiet():
             return keras.models.load_model(saved.path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged archive gives rise to many kinds
-        why = f"cannot be loaded ({_first_line(error)})"
+        why = f"cannot be loaded ({project.one_line(error)})"
         raise ModelError(f"{saved.path} {why}: delete it and run its notebook again") from error
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -23,7 +24,7 @@ _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, 
 
 def reads_records(path):
     """Return whether the records of the other notebooks are an input of this one."""
-    return _json(path)["metadata"].get("study", {}).get("reads_records", False)
+    return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
 def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
@@ -31,16 +32,20 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
 
     What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
     notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
-    machine, or of the Dask cluster whose `scheduler` address is given.
+    machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where another process is
+    running the same profile.
     """
     folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
     tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
               "run": run_id} for path in paths]  # fmt: skip
-    show.say(line)
-    if _json(folder / "run.json").get("line") != line:
-        _write(folder / "run.json", profile=profile, line=line)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        _sweep(folder)
+        stack.callback(_sweep, folder)
+        show.say(line)
+        if _json(folder / "run.json").get("line") != line:
+            _write(folder / "run.json", profile=profile, line=line)
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
@@ -48,7 +53,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
                 task["digest"], marker = digest(task), _json(task["marker"])
-                if not force and marker.get("status") == "done" and marker["digest"] == task["digest"]:
+                if not force and marker.get("status") == "done" and marker.get("digest") == task["digest"]:
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
                 if force and "retrain" in task["parameters"]:
@@ -59,16 +64,47 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
                 _run_wave(client, wave, show, stop)
 
 
+def _alone(folder):
+    """Return the lock of a run in `folder`, taken: a context. The system lets go of it with this process, dead or not.
+
+    Raises StudyError where another process holds it.
+    """
+    import filelock
+
+    def sign(descriptor):
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}, since {since}".encode())
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    try:
+        return filelock.FileLock(path, blocking=False, on_acquired=sign).acquire()
+    except filelock.Timeout:
+        holder = "another process"
+        with contextlib.suppress(OSError):  # Windows lets nobody read what is locked
+            holder = path.read_text(encoding="utf-8") or holder
+        text = f"{folder} is in use by a run of {holder}: wait for its end, or choose another profile"
+        raise project.StudyError(text) from None
+
+
+def _sweep(folder):
+    """Delete what killed processes have left half-written, in this run or before: nothing reads it."""
+    project.sweep([path for place in (folder, project.CACHE) for path in place.rglob(".*")])
+    project.sweep(Path(tempfile.gettempdir()).glob("study-*"), "study-")
+
+
 def digest(task):
-    """Return a hash of all that a notebook's result depends on; Markdown, and what trains again, are not part of it."""
+    """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again."""
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
-    code = ["".join(cell["source"]) for cell in _json(task["path"])["cells"] if cell["cell_type"] == "code"]
+    code = [cell["source"] for cell in project.notebook(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
-        files += sorted((task["folder"] / "records").glob("*.json"))
+        files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
-              [(path.name, path.read_text(encoding="utf-8")) for path in files if path.exists()]]
+              [(path.name, project.code_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8"))
+               for path in files if path.exists()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -77,7 +113,7 @@ def _library(root, code):
     finder = ModuleFinder([str(root)])
     try:
         finder.scan_code(compile("\n".join(code), "cells", "exec"), finder.add_module("__main__"))
-    except SyntaxError:  # one of IPython's magic commands
+    except Exception:  # one of IPython's magic commands, or nonsense, which will be seen when it runs
         return sorted((root / "lib").glob("*.py"))
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
@@ -94,7 +130,8 @@ def _connect(stack, scheduler, jobs, tasks):
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True))
+    prefix = f"study-{os.getpid()}-"
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True))
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
                      "temporary-directory": scratch})  # fmt: skip
@@ -250,6 +287,7 @@ def _write(path, **content):
 
 def _json(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError):
         return {}

@@ -2,7 +2,10 @@
 
 import ast
 import contextlib
+import functools
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ROOT / "parameters"
 CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache"))
 REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
+UNFINISHED = f".{platform.node()}-"  # with a process's id, how the names of files begin that are being written
 
 
 class StudyError(Exception):
@@ -30,11 +34,53 @@ def repository():
     return found and found[2]
 
 
+class NotebookError(StudyError):
+    """A notebook file that is none."""
+
+
+def notebook(path):
+    """Return a notebook file's content, the source of each cell as one text; raises NotebookError if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
+        content["metadata"].get("study", {}).get("reads_records")
+        for cell in content["cells"]:
+            cell["source"] = "".join(cell["source"])
+            cell["cell_type"], "parameters" in cell["metadata"].get("tags", [])
+        return content
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise NotebookError(f"{path} is not a notebook ({one_line(error)}): put back the file as it was") from error
+
+
+def one_line(error):
+    """Return what an exception says, in one line of limited length."""
+    text = " ".join(str(error).split())
+    return f"{text[:200]}…" if len(text) > 200 else text or type(error).__name__
+
+
+def unfinished(name):
+    """Return the hidden name under which this process writes what will be called `name`."""
+    return f"{UNFINISHED}{os.getpid()}-{name}"
+
+
+def sweep(paths, prefix=UNFINISHED):
+    """Delete, of files and folders named `prefix`, a process's id and `-…`, those whose process is gone: it was killed.
+
+    Only processes of this machine can be told, so a prefix must name it where folders are shared.
+    """
+    import psutil  # slow to import, and only a run needs it
+
+    for path in paths:
+        number, dash, _ = path.name.removeprefix(prefix).partition("-")
+        if path.name.startswith(prefix) and dash and number.isdecimal() and not psutil.pid_exists(int(number)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield a temporary path beside `path`: the file written there takes its place whole, or not at all on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(unfinished(path.name))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -52,7 +98,12 @@ def atomic_write(path, content):
 
 def code_of(path):
     """Return a Python file's code without comments, docstrings and layout: only what can change a result."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return _code(Path(path).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _code(text):
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]

@@ -3,13 +3,16 @@
 Introduced in notebook 02. The fields are listed in `REQUIRED`; experiments may add more.
 """
 
+import contextlib
 import json
+from datetime import UTC, datetime
 
 from lib import project
 
 import numpy as np
 
 SCHEMA = 1
+LARGEST = 2**30  # bytes of predictions: five times those of 100,000 images in 1,000 classes
 REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "seed": int, "created": str,
             "commit": str, "versions": dict, "device": str, "dataset": dict, "pretrained": (str, type(None)),
             "settings": dict, "model": dict, "metrics": dict, "training": dict, "latency": dict,
@@ -36,6 +39,33 @@ def write(record, probabilities, labels):
         rounded = np.round(probabilities, 4).astype(np.float16)
         np.savez_compressed(path, probabilities=rounded, labels=labels.astype(np.uint16))
     project.atomic_write(base / "records" / f"{name}.json", content)
+    forget_failure(record["profile"], name)
+
+
+@contextlib.contextmanager
+def noting_failure(profile, experiment, notebook):
+    """Leave a note where training fails, until the experiment succeeds; an older record stays as it is.
+
+    Raises RuntimeError with the experiment's name in its message.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        note = {"experiment": experiment, "notebook": notebook, "error": str(error), "created": created}
+        project.atomic_write(folder(profile) / "failed" / f"{experiment}.json", json.dumps(note, indent=1) + "\n")
+        raise RuntimeError(f"{experiment}: {error}") from error
+
+
+def forget_failure(profile, experiment):
+    """Delete the note that an experiment's training failed, if there is one."""
+    (folder(profile) / "failed" / f"{experiment}.json").unlink(missing_ok=True)
+
+
+def failures(profile):
+    """Return {experiment: what went wrong} of the experiments whose last training failed, sorted by name."""
+    notes = sorted((folder(profile) / "failed").glob("[!.]*.json"))
+    return {path.stem: _json(path).get("error", "") for path in notes}
 
 
 def with_stages(record, earlier):
@@ -54,16 +84,12 @@ def with_stages(record, earlier):
 
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(path, f"cannot be read ({error})") from error
-    return _checked(record, path)
+    return _checked(_json(path), path)
 
 
 def read_all(profile):
     """Return the profile's records as {experiment: record}, sorted by name; empty if nothing was run."""
-    return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("*.json"))}
+    return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("[!.]*.json"))}
 
 
 def predictions(profile, experiment):
@@ -71,14 +97,31 @@ def predictions(profile, experiment):
     path = folder(profile) / "predictions" / f"{experiment}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["probabilities"].astype(np.float32), arrays["labels"].astype(np.int64)
+            if sum(member.file_size for member in arrays.zip.infolist()) > LARGEST:
+                raise ValueError("too large")
+            probabilities, labels = arrays["probabilities"], arrays["labels"]
+            if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu":
+                raise ValueError("not numbers")
+            if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+                raise ValueError("not a row of probabilities for each label")
+            return probabilities.astype(np.float32), labels.astype(np.int64)
     except Exception as error:  # a damaged archive gives rise to many kinds
-        raise RecordError(path, f"cannot be read ({error})") from error
+        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
 
 
-def _checked(record, name):
-    fields = record if isinstance(record, dict) else {}
+def _json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _checked(fields, name):
     wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
     if wrong or fields["schema"] != SCHEMA:
         raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")
-    return record
+    accuracy = fields["metrics"].get("accuracy")
+    if not isinstance(accuracy, dict) or not isinstance(accuracy.get("value"), (int, float)):
+        raise RecordError(name, "lacks metrics.accuracy.value")
+    return fields

@@ -15,6 +15,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
 
 
+class SiteError(project.StudyError):
+    """A file of a run that is damaged, or a run that there is not."""
+
+
 def render(profile):
     """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path."""
     study = _study(profile)
@@ -34,7 +38,7 @@ def render_page(profile, name):
     for card in study["runs"]:
         if card["name"] == name:
             return _page(study, card)
-    raise project.StudyError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
+    raise SiteError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
 
 
 def not_found():
@@ -44,7 +48,7 @@ def not_found():
 
 def _study(profile):
     folder = project.REPORTS / profile
-    records = [_read(path) for path in sorted(folder.glob("records/*.json"))]
+    records = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
@@ -56,15 +60,16 @@ def _read(path):
     """A JSON file, or {} where there is none; a notebook's texts are joined, and its outputs know their role."""
     try:
         content = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
-        raise project.StudyError(f"{path} is damaged: delete it and run its notebook again") from None
-    for cell in content.get("cells", []):
-        cell["source"], cell["tags"] = "".join(cell["source"]), cell["metadata"].get("tags", [])
-        for output in cell.get("outputs", []):
-            output["role"] = output.get("metadata", {}).get("study", {}).get("role", "")
-            output["text"] = "".join(output.get("text", ""))
-            output["data"] = {kind: "".join(output["data"][kind]) for kind in OFFLINE if kind in output.get("data", ())}
-    return content
+        for cell in content.get("cells", []):
+            cell["source"], cell["tags"] = "".join(cell["source"]), list(cell["metadata"].get("tags", []))
+            for output in cell.get("outputs", []):
+                output["role"] = output.get("metadata", {}).get("study", {}).get("role", "")
+                output["text"] = "".join(output.get("text", ""))
+                found = output.get("data", {})
+                output["data"] = {kind: "".join(found[kind]) for kind in OFFLINE if kind in found}
+        return content
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise SiteError(f"{path} is damaged: delete it and run its notebook again") from None
 
 
 def _card(folder, path, records):
@@ -77,7 +82,7 @@ def _card(folder, path, records):
     declared = "\n".join(cell["source"] for cell in source["cells"] if "parameters" in cell["tags"])
     return {
         "name": path.stem, "source": source, "run": run, "marker": _read(folder / "runs" / f"{path.stem}.json"),
-        "records": [record for record in records if Path(record.get("notebook", "")).stem == path.stem],
+        "records": [record for record in records if Path(str(record.get("notebook"))).stem == path.stem],
         "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
         "lead": " ".join(re.findall(r"(?m)^>\s?(.*)$", opening)),
         **{role: [output["data"]["text/plain"].removeprefix("⚠ ") for output in outputs if output["role"] == role]
@@ -163,7 +168,7 @@ def _publish(template, path, study, inputs, values=dict):
     code = [file.read_text("utf-8") for file in (Path(__file__), *sorted(TEMPLATES.glob("*.*")))]
     stamp = f"<!-- {hashlib.sha256(json.dumps([code, inputs], default=str).encode()).hexdigest()} -->\n".encode()
     if not path.exists() or not path.read_bytes().endswith(stamp):
-        project.atomic_write(path, _render(template, study | values()).encode() + stamp)
+        project.atomic_write(path, _render(template, study | values()).encode(errors="replace") + stamp)
     return path
 
 

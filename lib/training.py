@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -207,14 +208,19 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)
     if kept:
-        model.load_weights(saved)
+        try:
+            model.load_weights(saved)
+        except Exception as error:  # a damaged archive gives rise to many kinds
+            raise records.RecordError(saved, f"cannot be loaded ({project.one_line(error)})") from error
         keras.utils.set_random_seed(study.seed)
+        records.forget_failure(study.profile, name)
         print(f"{_summary(kept.record)} (kept from {kept.record['created']}; retrain=True trains again)")
         return kept
     if study.retrain:
         checkpoint.unlink(missing_ok=True)
     keras.utils.set_random_seed(study.seed)
-    training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
+    with records.noting_failure(study.profile, name, study.notebook):
+        training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     probabilities, labels = evaluation.predict(trained, inputs.test.images), np.asarray(data.test.labels)
     record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
@@ -226,6 +232,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     if views:
         record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
     models.save(model, saved)
+    record["weights"] = _checksum(saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)
     print(_summary(record))
@@ -255,7 +262,18 @@ def _kept(profile, name, key, saved):
     if not (path.exists() and saved.exists()):
         return None
     record = records.read(path)
-    return Run(record, *records.predictions(profile, name)) if record.get("key") == key else None
+    if record.get("key") != key or record.get("weights") != _checksum(saved):  # or: it was cut short between the two
+        return None
+    return Run(record, *records.predictions(profile, name))
+
+
+def _checksum(saved):
+    """The CRC of the weights in a `.keras` file, from its table of contents; raises RecordError where it has none."""
+    try:
+        with zipfile.ZipFile(saved) as file:
+            return file.getinfo("model.weights.h5").CRC
+    except (OSError, LookupError, zipfile.BadZipFile) as error:
+        raise records.RecordError(saved, f"cannot be read ({project.one_line(error)})") from error
 
 
 def _describe(callbacks):

@@ -108,7 +108,7 @@ def test_a_parameters_cell_holds_literals_only(study, cell):
 def test_a_damaged_notebook_is_one_line(study):
     """Not a traceback of the JSON parser."""
     study.path.write_text('{"cells": [')
-    with pytest.raises(parameters.ParameterError, match=r"02_two\.ipynb needs"):
+    with pytest.raises(project.NotebookError, match=r"02_two\.ipynb is not a notebook"):
         parameters.defaults(study.path)
 
 

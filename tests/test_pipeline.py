@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import pipeline
+from lib import data, parameters, pipeline, project
 
 import nbformat
 import pytest
@@ -19,6 +21,30 @@ import time
 while True:
     print("epoch  1/9 · val accuracy 12.0 %", end="\\r", flush=True)
     time.sleep(0.1)"""
+HELD = toy.TRAIN + """
+import time
+if not (held := pathlib.Path("held")).exists():
+    with project.replacing(folder / "half.json") as temporary:
+        temporary.write_text("{")
+        held.touch()
+        time.sleep(600)"""
+EXPERIMENTS = """import pathlib, time
+from lib import data, runtime, training
+import keras
+study, images = runtime.start(NAME, profile, seed), data.load_dataset("digits", 100, 50)
+
+def begin(epoch, logs=None):
+    print(f"{name} begins epoch {epoch}")
+    held = pathlib.Path(f"{name} is held")
+    if epoch == 1 and name != "A" and not held.exists():
+        held.touch()
+        time.sleep(600)
+
+for name in "ABC":
+    flat = keras.layers.Flatten()(inputs := keras.Input(images.image_shape))
+    model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(flat))
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin)
+    training.experiment(study, name, model, images, training.Recipe(epochs=2), [watch])"""
 
 
 @pytest.fixture
@@ -55,7 +81,11 @@ def test_what_has_not_changed_is_kept_and_what_failed_is_tried_again(study):
     assert [study.marker(name)["status"] for name in ("03_raises", "04_dies", "05_worker")] == ["failed"] * 3
     assert study.marker("02_two")["parameters"] == {"profile": "smoke", "seed": 0, "epochs": 1, "rate": 0.5}
     assert executed(study, "03_raises").outputs[0].ename == "ValueError"
-    assert "ValueError" in (study.root / "reports" / "smoke" / "site" / "03_raises.html").read_text()
+    site = study.root / "reports" / "smoke" / "site"
+    for name, seen in (("03_raises", "ValueError"), ("04_dies", "its kernel died")):  # linked, and shown where they end
+        assert re.search(rf"^{name} +failed +0:0\d:\d\d +site/{name}.html *$", out, re.MULTILINE)
+        assert f'href="{name}.html#failed"' in (site / "index.html").read_text()
+        assert seen in (site / f"{name}.html").read_text().partition('id="failed"')[2]
     assert "['01_one.json', '02_two.json']" in executed(study, "12_last").outputs[0].text
 
     for name in ("04_dies", "05_worker"):
@@ -73,18 +103,21 @@ def executed(study, name):
 
 
 def alive(mark):
-    """Return the processes that were started with STUDY_MARK=mark, those of ended sessions too."""
-    found = []
+    """Return {id: command line} of the processes that were started with STUDY_MARK=mark, of ended sessions too."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"STUDY_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+
+@needs_proc
 def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_factory):
     """It reaches the whole process group; finished notebooks are kept."""
     temporary = tmp_path_factory.mktemp("temporary")
@@ -101,11 +134,102 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
     assert process.returncode == 130
     assert err == "interrupted: finished notebooks are kept; run the same command again to go on\n"
     assert "12_last" not in out
-    assert alive(study.root) == []
+    assert alive(study.root) == {}
     assert study.marker("02_two")["status"] == "done"
     assert [path.parent.name for path in study.root.glob("reports/smoke/*/03_endless*")] == ["records"]
     assert not list(study.root.glob("reports/**/.*"))
     assert list(temporary.iterdir()) == []
+
+
+def wait_for(condition, seconds=60):
+    """Return the first true value of a condition."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.05)
+    return value
+
+
+def kill(study, *victims, **variables):
+    """Run all, SIGKILL each (victim, once this path is there) in turn, and return what was said and the exit code."""
+    process = study.start("run-all", "--profile", "smoke", "--jobs", "1", STUDY_MARK=str(study.root), **variables)
+    try:
+        for victim, path in victims:
+            wait_for(path.exists)
+            word = {"kernel": "ipykernel", "worker": "spawn_main", "command": "invoke"}[victim]
+            [number] = [number for number, line in alive(study.root).items() if word in line]
+            os.kill(number, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    wait_for(lambda: not alive(study.root), 30)
+    return out, process.returncode
+
+
+@needs_proc
+@pytest.mark.parametrize(("victim", "code", "next_run"), [
+    ("kernel", 1, ["03_held"]), ("worker", 0, []), ("command", -signal.SIGKILL, ["03_held", "12_last"])])  # fmt: skip
+def test_a_kill_in_the_middle_of_a_write_costs_that_notebook_only(study, tmp_path_factory, victim, code, next_run):
+    """Nothing reads what is half-written or leaves it there. After a worker's death a second one tries once more."""
+    study.notebook("03_held", HELD)
+    folder, temporary = study.root / "reports" / "smoke", tmp_path_factory.mktemp("temporary")
+    held = study.root / "notebooks" / "held"
+    out, code_of_first = kill(study, (victim, held), TMPDIR=str(temporary))
+    assert code_of_first == code
+    assert ran(out) == ["02_two", "03_held", *(["03_held"] if victim == "worker" else []),
+                        *(["12_last"] if victim != "command" else [])]  # fmt: skip
+    if victim == "command":  # which can clean up no more
+        assert next(folder.glob("records/.*half.json")).read_text() == "{"
+        assert list(temporary.iterdir()) != []
+    else:
+        assert [*folder.rglob(".*"), *temporary.iterdir()] == []
+        assert "['02_two.json', '03_held.json']" in executed(study, "12_last").outputs[0].text
+    finished = study.marker("02_two")
+    code, out, err = study.invoke("run-all", "--profile", "smoke", TMPDIR=str(temporary))
+    assert (code, err) == (0, "")
+    assert ran(out) == next_run
+    assert study.marker("02_two") == finished
+    assert "['02_two.json', '03_held.json']" in executed(study, "12_last").outputs[0].text
+    assert [*folder.rglob(".*"), *temporary.iterdir()] == []
+
+
+@needs_proc
+def test_after_a_kill_finished_experiments_are_kept_and_the_last_goes_on(study):
+    """First the worker dies in the second of three experiments, then the command in the third."""
+    study.notebook("03_three", EXPERIMENTS)
+    folder, checkpoints = study.root / "reports" / "smoke" / "records", study.root / ".cache" / "checkpoints"
+    held = {name: study.root / "notebooks" / f"{name} is held" for name in "BC"}
+    _, code = kill(study, ("worker", held["B"]), ("command", held["C"]))
+    assert code == -signal.SIGKILL
+    kept = {name: (folder / f"{name}.json").read_bytes() for name in "AB"}
+    assert json.loads(kept["A"])["created"] < datetime.fromtimestamp(held["B"].stat().st_mtime, UTC).isoformat()
+    assert not (folder / "C.json").exists()
+    assert study.invoke("run-all", "--profile", "smoke")[0] == 0
+    assert {name: (folder / f"{name}.json").read_bytes() for name in "AB"} == kept
+    assert json.loads((folder / "C.json").read_text())["training"]["epochs"] == 2
+    said = executed(study, "03_three").outputs[0].text
+    assert re.findall("(.) begins epoch (.)", said) == [("C", "1")]
+    assert said.count("kept from") == 2
+    assert not list(checkpoints.iterdir())
+
+
+def test_a_second_run_of_a_profile_stops_at_once(study):
+    """It names the first one, and neither disturbs it nor another profile; a lock of the dead is no obstacle."""
+    study.notebook("03_endless", ENDLESS)
+    first = study.start("run-all", "--profile", "smoke", "--only", "03")
+    try:
+        next(line for line in first.stdout if line.startswith("03_endless: epoch"))
+        code, out, err = study.invoke("run-all", "--profile", "smoke", "--only", "02")
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"error: {study.root}/reports/smoke is in use by a run of process {first.pid} on .+, "
+                            r"since [-\d]{10} [:\d]{8} UTC: wait for its end, or choose another profile\n", err)
+        assert study.invoke("run-all", "--profile", "quick", "--only", "02")[0] == 0
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    code, out, _ = study.invoke("run-all", "--profile", "smoke", "--only", "02")
+    assert (code, ran(out)) == (0, ["02_two"])
 
 
 @pytest.fixture
@@ -143,62 +267,88 @@ def test_a_cluster_is_taken_by_its_address(study):
         assert (code, ran(out)) == (0, ["02_two"])
 
 
-@pytest.fixture
-def task(study):
-    """What a run would know of notebook 02."""
-    (study.root / "lib" / "deep.py").write_text("x = 1\n")
-    (study.root / "lib" / "middle.py").write_text("def f():\n    from lib import deep\n")
-    (study.root / "lib" / "other.py").write_text("x = 1\n")
-    path = study.notebook("02_two", "import numpy\nfrom lib.middle import (\n    f,\n)")
-    return {"path": path, "parameters": {"rate": 0.5}, "root": study.root, "folder": study.root / "reports" / "smoke"}
-
-
 def edited(path, old, new):
-    """Replace text in a file."""
-    path.write_text(path.read_text().replace(old, new))
+    """Replace text in a file, at the end if `old` is empty."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text + new)
 
 
-def test_the_digest_covers_what_a_result_depends_on(study, task, monkeypatch):
-    """Code, parameters, imported modules, the lock file, the data; not Markdown, outputs or other modules."""
-    digests = [pipeline.digest(task)]
-    edited(task["path"], "A question.", "Another question.")
-    edited(study.root / "lib" / "other.py", "1", "2")
-    (study.root / "reports" / "smoke" / "records").mkdir(parents=True)
-    (study.root / "reports" / "smoke" / "records" / "A1.json").write_text("{}")
-    assert pipeline.digest(task) == digests[0]
-    edited(study.root / "lib" / "deep.py", "1", "2")
-    digests.append(pipeline.digest(task))
+@pytest.fixture
+def digests(study, monkeypatch, tmp_path):
+    """A function that returns the digests of three notebooks: 01 reads CIFAR-10, 02 digits, 12 their records."""
+    modules = {"deep": "x = 1  # why\n", "middle": "def f():\n    from lib import deep\n", "unused": ""}
+    for name, text in modules.items():
+        (study.root / "lib" / f"{name}.py").write_text(text)
     (study.root / "lib" / "deep.yaml").write_text("x: 1\n")  # what a module reads lies beside it
-    digests.append(pipeline.digest(task))
-    edited(study.root / "requirements.txt", "", "numpy==2\n")
-    digests.append(pipeline.digest(task))
-    digests.append(pipeline.digest(task | {"parameters": {"rate": 0.25}}))
-    digests.append(pipeline.digest(task | {"parameters": {"rate": 0.5, "dataset": "digits"}}))
-    monkeypatch.setattr(pipeline.data, "stamp", lambda name: "changed")
-    digests.append(pipeline.digest(task))
-    edited(task["path"], "import numpy", "import scipy")
-    digests.append(pipeline.digest(task))
-    assert len(set(digests)) == len(digests)
+    imports = "import numpy\nfrom lib.middle import (\n    f,\n)"
+    study.notebook("01_one", imports, 'dataset = "cifar10"\nretrain = False')
+    study.notebook("02_two", parameters='dataset = "digits"')
+    for name in ("ROOT", "NOTEBOOKS", "PARAMETERS", "REPORTS"):
+        monkeypatch.setattr(project, name, study.root / ("" if name == "ROOT" else name.lower()))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for path in (tmp_path / "datasets" / data.ARCHIVES[0], study.root / "reports" / "smoke" / "records" / "A1.json"):
+        project.atomic_write(path, "{}")
+
+    def all_of_them():
+        tasks = [{"path": path, "parameters": parameters.read("smoke", path), "root": study.root,
+                  "folder": study.root / "reports" / "smoke"} for path in (study.root / "notebooks").iterdir()]
+        return {task["path"].stem[:2]: pipeline.digest(task) for task in tasks}
+
+    return all_of_them
 
 
-def test_a_magic_command_makes_a_notebook_depend_on_all_of_lib(study, task):
+@pytest.mark.parametrize(("what", "file", "old", "new", "changed"), [
+    ("a code cell", "notebooks/01_one.ipynb", "import numpy", "import scipy", "01"),
+    ("a default", "notebooks/02_two.ipynb", "rate = 0.5", "rate = 0.6", "02"),
+    ("a Markdown cell", "notebooks/01_one.ipynb", "A question.", "Another question.", ""),
+    ("an output", "notebooks/01_one.ipynb", '"outputs": []', '"outputs": [{"output_type": "stream"}]', ""),
+    ("a parameter file", "parameters/smoke/02_two.yaml", "", "rate: 0.25", "02"),
+    ("a comment in it", "parameters/smoke/02_two.yaml", "", "# why", ""),
+    ("the default, said again", "parameters/smoke/02_two.yaml", "", "rate: 0.5", ""),
+    ("that it trains again", "parameters/smoke/01_one.yaml", "", "retrain: true", ""),
+    ("common.yaml", "parameters/smoke/common.yaml", "seed: 0", "seed: 1", "01 02 12"),
+    ("what two share", "parameters/smoke/common.yaml", "", "dataset: digits", "01"),
+    ("another profile", "parameters/quick/common.yaml", "seed: 0", "seed: 1", ""),
+    ("a module that it imports", "lib/middle.py", "import deep", "import data, deep", "01"),
+    ("a module behind that", "lib/deep.py", "x = 1", "x = 2", "01"),
+    ("a module that two import", "lib/project.py", "", "x = 1", "02 12"),
+    ("a module's comment", "lib/deep.py", "why", "because", ""),
+    ("a module's data", "lib/deep.yaml", "1", "2", "01"),
+    ("a module that none imports", "lib/unused.py", "", "x = 1", ""),
+    ("the commands", "tasks.py", "", "x = 1", ""),
+    ("the lock file", "requirements.txt", "", "numpy==2", "01 02 12"),
+    ("the data's files", f"datasets/{data.ARCHIVES[0]}", "", "{}", "01"),
+    ("a record", "reports/smoke/records/A1.json", "{}", '{"a": 1}', "12"),
+    ("another profile's record", "reports/quick/records/A1.json", None, "{}", ""),
+    ("a new record", "reports/smoke/records/B1.json", None, "{}", "12"),
+    ("a note that a training failed", "reports/smoke/failed/B1.json", None, "{}", "12"),
+    ("half a record", "reports/smoke/records/.host-7-B1.json", None, "{", ""),
+])  # fmt: skip
+def test_what_runs_again_when_something_changes(study, digests, what, file, old, new, changed):
+    """Exactly the notebooks whose result depends on it."""
+    before, path = digests(), study.root / file
+    if old is None:
+        project.atomic_write(path, new)
+    else:
+        edited(path, old, new)
+    after = digests()
+    assert " ".join(name for name in sorted(before) if after[name] != before[name]) == changed, what
+
+
+def test_another_backend_runs_all_again(digests, monkeypatch):
+    """Its numbers differ in the last digits."""
+    before = digests()
+    monkeypatch.setenv("KERAS_BACKEND", "another")
+    assert not before.items() & digests().items()
+
+
+def test_a_magic_command_makes_a_notebook_depend_on_all_of_lib(study, digests):
     """What it imports cannot be told."""
-    task["path"] = study.notebook("02_two", "%matplotlib inline")
-    before = pipeline.digest(task)
-    edited(study.root / "lib" / "other.py", "1", "2")
-    assert pipeline.digest(task) != before
-
-
-def test_the_digest_of_a_reader_covers_the_records(study, task):
-    """Their bytes."""
-    task["path"] = study.root / "notebooks" / "12_last.ipynb"
-    digests = {pipeline.digest(task)}
-    records = study.root / "reports" / "smoke" / "records"
-    records.mkdir(parents=True)
-    for content in ("{}", '{"a": 1}'):
-        (records / "A1.json").write_text(content)
-        digests.add(pipeline.digest(task))
-    assert len(digests) == 3
+    study.notebook("02_two", "%matplotlib inline")
+    before = digests()
+    edited(study.root / "lib" / "unused.py", "", "x = 1")
+    assert [name for name, digest in digests().items() if digest != before[name]] == ["02"]
 
 
 @pytest.mark.parametrize("module", ["parameters", "pipeline", "site", "tasks"])

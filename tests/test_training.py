@@ -407,11 +407,51 @@ def test_another_frozen_start_is_trained_again(lab, noise, reports, study):
     assert run(0.02) == RECIPE.epochs
 
 
-def test_a_failed_training_leaves_no_record(lab, reports):
-    """Only the line that says why."""
+@pytest.mark.usefixtures("eager")
+def test_a_failed_training_leaves_a_note_and_what_was_there(lab, reports):
+    """It says why, and goes with the next record."""
+    why = "the loss is not a number after epoch 1: lower the learning rate"
+    diverging = replace(RECIPE, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(RuntimeError, match=f"^A1: {why}$"):
+        lab(diverging)
+    assert records.failures("smoke") == {"A1": why}
+    assert records.read_all("smoke") == {}
+    run, _, _ = lab()
+    assert records.failures("smoke") == {}
     with pytest.raises(RuntimeError):
-        lab(replace(RECIPE, optimizer="sgd", learning_rate=1e30))
-    assert not reports.exists() or not list(reports.rglob("*.*"))
+        lab(diverging)
+    assert records.failures("smoke") == {"A1": why}
+    assert records.read_all("smoke") == {"A1": run.record}
+    assert lab()[2] == 0
+    assert records.failures("smoke") == {}
+    (reports / "smoke" / "failed" / "A1.json").write_text("{")
+    with pytest.raises(records.RecordError, match=r"A1\.json cannot be read"):
+        records.failures("smoke")
+
+
+@pytest.mark.usefixtures("eager")
+def test_damaged_weights_are_one_line(lab, reports):
+    """With their path and what to do."""
+    lab()
+    path = reports / "smoke" / "models" / "A1.keras"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(records.RecordError, match=r"A1\.keras cannot be read .*: delete it and run") as error:
+        lab()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_old_record_is_not_believed_beside_new_weights(lab, monkeypatch, capsys):
+    """The process may end between the two. Nothing is lost by it, and no training is repeated."""
+    first, _, _ = lab()
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(records, "write", lambda *_: 1 / 0)
+        lab(replace(RECIPE, learning_rate=0.01))
+    assert records.read_all("smoke") == {"A1": first.record}
+    assert lab()[2] == RECIPE.epochs
+    capsys.readouterr()
+    lab(replace(RECIPE, learning_rate=0.01))
+    assert "epoch " not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- interruption

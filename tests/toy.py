@@ -21,7 +21,7 @@ record = {"schema": 1, "experiment": NAME, "notebook": NAME, "profile": profile,
           "metrics": {"accuracy": {"value": rate}}, "training": {}, "latency": {}, "reported": None}
 (folder / f"{NAME}.json").write_text(json.dumps(record))"""
 READ = """from lib import project
-print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("*.json")))"""
+print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("[!.]*.json")))"""
 
 
 def _hear_ctrl_c():
@@ -68,10 +68,10 @@ class Study:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=_hear_ctrl_c)  # background jobs ignore SIGINT, and so would this
 
-    def invoke(self, *arguments, **variables):
+    def invoke(self, *arguments, seconds=120, **variables):
         """Run `invoke`; return (exit code, stdout, stderr)."""
         process = self.start(*arguments, **variables)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=seconds)
         return process.returncode, out, err
 
     def marker(self, name, profile="smoke"):
