@@ -210,7 +210,7 @@ def choose_profile(requested=None):
     profile = requested or "quick"
     dataset = parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
     try:
-        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
+        why = data.find_or_download_cifar()[1] if dataset == "cifar10" else "as asked for"
     except data.DataError as error:
         if requested:
             raise
