@@ -65,8 +65,8 @@ def trained(profile=None, names=(), missing_ok=False):
 
     Raises ModelError where a name is unknown, or where there are none and that is not `missing_ok`.
     """
-    profiles = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
-    if profile and profile not in profiles:
+    profiles = records.profiles()
+    if profile and profile not in profiles and not missing_ok:
         raise ModelError(f"there is no profile {profile}: choose one of {', '.join(profiles)}")
     found = [path for each in ([profile] if profile else profiles)
              for path in (records.folder(each) / "models").glob("[!.]*.keras")]
@@ -89,7 +89,8 @@ def _saved(name, path):
     record = path.parent.parent / "records" / f"{name}.json"
     record = records.read(record) if record.exists() else None
     dataset = record["dataset"]["name"] if record else "unknown"
-    classes = CLASSES.get(dataset) or tuple(f"class {index}" for index in range(10_000))
+    known = record["dataset"].get("classes") if record else None
+    classes = tuple(known or CLASSES.get(dataset) or (f"class {index}" for index in range(10_000)))
     if record and record["pretrained"] == "random":
         dataset += " from random weights"  # it is no party to what the others agree on
     return Saved(name, path, dataset, classes, record and record["metrics"]["accuracy"]["value"])

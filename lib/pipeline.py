@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -26,20 +27,26 @@ def reads_records(path):
     return _json(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
-def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
+def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, dataset=None):
     """Run the notebooks at `paths` that have changed, or with `force` all of them, and draw their pages.
+
+    With a `dataset`, they take that instead of their profile's, and the results go to a folder of its own.
 
     What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
     notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
     machine, or of the Dask cluster whose `scheduler` address is given.
     """
-    folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
-    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
+    folder, run_id, client = project.REPORTS / parameters.results(profile, dataset), uuid.uuid4().hex, None
+    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
               "run": run_id} for path in paths]  # fmt: skip
+    before = _json(folder / "run.json")
+    if dataset and (before.get("dataset") or dataset) != dataset:
+        raise project.StudyError(f"{folder} holds results of {before['dataset']}: rename it, or the folder of images")
     show.say(line)
-    if _json(folder / "run.json").get("line") != line:
-        _write(folder / "run.json", profile=profile, line=line)
+    if before.get("line") != line:
+        options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
+        _write(folder / "run.json", profile=profile, dataset=dataset, options=options, line=line)
     with contextlib.ExitStack() as stack:
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):

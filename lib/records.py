@@ -28,6 +28,12 @@ def folder(profile):
     return project.REPORTS / profile
 
 
+def profiles():
+    """Return the names under which runs are kept: the profiles, and folders such as flowers-quick, of other images."""
+    named = {path.name for path in project.PARAMETERS.iterdir() if path.is_dir()}
+    return sorted(named | {path.parent.name for path in project.REPORTS.glob("*/run.json")} - {"reference"})
+
+
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of its test images as float16, and their labels (n,)."""
     content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
