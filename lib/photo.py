@@ -128,9 +128,8 @@ def caveats(answers):
     groups = {}
     for answer in answers:
         groups.setdefault(answer.saved.dataset, []).append(answer)
-    lines = [f"What was trained on {name} knows only {', '.join(group[0].saved.classes[: len(group[0].probabilities)])}"
-             f": it shares out 100 % among these, even if the photo shows none of them."
-             for name, group in groups.items()]  # fmt: skip
+    lines = [f"What was trained on {name} knows only {_listed(group[0])}: it shares out 100 % among these, even if the "
+             "photo shows none of them." for name, group in groups.items()]  # fmt: skip
     if answers and max(answer.top(1)[0][1] for answer in answers) < UNSURE:
         lines.append(f"All models are unsure: no first choice reaches {UNSURE:.0%}. It may be none of their classes.")
     for name, group in groups.items():
@@ -139,6 +138,13 @@ def caveats(answers):
             said = ", ".join(f"{choice} ({count})" for choice, count in votes)
             lines.append(f"The models trained on {name} disagree: {said}.")
     return lines
+
+
+def _listed(answer, most=20):
+    """The classes that a model knows, or the first of many."""
+    names = answer.saved.classes[: len(answer.probabilities)]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def predict(source, name=None, profile=None):

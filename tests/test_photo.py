@@ -341,6 +341,27 @@ def test_random_weights_are_named(saved):
     assert (best.dataset, best.classes[3]) == ("cifar10 from random weights", "cat")
 
 
+def test_many_classes_are_not_all_listed():
+    """Twenty fit into a sentence."""
+    saved = photo.Saved("a", None, "photos", tuple(f"kind {index}" for index in range(120)), None)
+    line = photo.caveats([photo.Answer(saved, np.full(120, 1 / 120, np.float32))])[0]
+    assert "knows only kind 0, kind 1, " in line
+    assert ", kind 19, 100 more: it shares out 100 %" in line
+
+
+@pytest.mark.usefixtures("study")
+def test_a_model_of_ones_own_images_knows_their_classes(saved):
+    """From its record; its run has the name of the folder of images, and is found by it."""
+    (saved / "smoke").rename(saved / "photos-quick")
+    (saved / "photos-quick" / "run.json").write_text("{}")
+    path = saved / "photos-quick" / "records" / "A1.json"
+    record = json.loads(path.read_text())
+    record["dataset"] |= {"name": "photos", "classes": [f"kind {index}" for index in range(10)]}
+    path.write_text(json.dumps(record))
+    for found in (photo.trained(), photo.trained("photos-quick")):
+        assert (found[0].dataset, found[0].classes[3]) == ("photos", "kind 3")
+
+
 @pytest.mark.usefixtures("study")
 def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     """The best first; what has no record, too; what is being written, not. A damaged file is one line."""
