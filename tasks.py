@@ -158,6 +158,19 @@ def serve(_, profile=None, port="8000", browser=True):
             server.serve_forever()
 
 
+@command(name="words in lower case joined by underscores: wide_resnet")
+def new_notebook(_, name):
+    """Start a notebook from the pattern of the others."""
+    from lib import scaffold
+
+    path = scaffold.new_notebook(name)
+    print(f"wrote {path}, its parameter files and its rows in lib/decks.yaml and README.md; now it runs …", flush=True)
+    with tempfile.TemporaryDirectory() as reports:
+        code = _call(sys.executable, "-m", "nbconvert", "--execute", "--inplace", "--log-level", "ERROR",
+                     "--ExecutePreprocessor.record_timing=False", path, reports=reports)
+    return int(bool(code or _call(sys.executable, "-m", "tests.prose")))
+
+
 @command()
 def test(_):
     """Run the tests and compare the notebooks' checked outputs."""

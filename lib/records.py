@@ -35,11 +35,12 @@ def profiles():
 
 
 def write(record, probabilities, labels):
-    """Write a record, the class probabilities (n, classes) of its test images as float16, and their labels (n,)."""
+    """Write a record, the class probabilities (n, classes) of test images to four decimals, and their labels (n,)."""
     content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
     base, name = folder(record["profile"]), record["experiment"]
     with project.replacing(base / "predictions" / f"{name}.npz") as path:
-        np.savez_compressed(path, probabilities=probabilities.astype(np.float16), labels=labels.astype(np.uint16))
+        rounded = np.round(probabilities, 4).astype(np.float16)
+        np.savez_compressed(path, probabilities=rounded, labels=labels.astype(np.uint16))
     project.atomic_write(base / "records" / f"{name}.json", content)
 
 

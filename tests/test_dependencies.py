@@ -138,3 +138,9 @@ def test_git_ignores_what_is_made_and_nothing_else(git):
         assert git("check-ignore", "-q", "--no-index", path).returncode == 1, path
     for path in ("reports/smoke/run.json", ".cache/datasets/x", "lib/__pycache__/x.pyc", ".venv/pip", "x.egg-info/x"):
         assert git("check-ignore", "-q", "--no-index", path).returncode == 0, path
+
+
+def test_the_hooks_take_the_locked_ruff():
+    """Or a commit could pass what `invoke lint` does not."""
+    hooks = yaml.safe_load((project.ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert hooks[0]["additional_dependencies"] == [f"ruff=={pinned('3.11', 'linux')['ruff']}"]

@@ -38,6 +38,30 @@ def test_greyscale_is_the_luminance_of_itu_r_601():
     assert models.Grayscale().compute_output_shape((None, 8, 9, 3)) == (None, 8, 9, 1)
 
 
+@pytest.mark.parametrize("settings", [{}, {"scale": False, "momentum": 0.6}, {"center": False, "epsilon": 1e-5}])
+def test_batch_norm_is_that_of_keras(settings):
+    """Outputs, gradients and moving statistics of three training steps, the prediction after them, and frozen."""
+    import tensorflow as tf
+
+    maps = np.random.default_rng(0).normal(1, 2, (3, 16, 5, 5, 4)).astype(np.float32)
+    ours, theirs = models.BatchNorm(**settings), layers.BatchNormalization(**settings)
+    results = []
+    for layer in (ours, theirs):
+        layer.build((None, 5, 5, 4))
+        found = []
+        for batch in map(tf.constant, maps):
+            with tf.GradientTape() as tape:
+                tape.watch(batch)
+                outputs = layer(batch, training=True)
+                loss = tf.reduce_sum(outputs**3)
+            found += [outputs, *tape.gradient(loss, [batch, *layer.trainable_variables])]
+        found += [*layer.variables, layer(maps[0])]
+        layer.trainable = False
+        results.append([*found, layer(maps[0], training=True)])
+    for mine, reference in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+
+
 def test_parameters_are_the_decks():
     """A1's 315,722; D1 has one input channel instead of three."""
     assert models.count_parameters(simple_cnn())["total_parameters"] == 315_722
