@@ -46,7 +46,8 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
     show.say(line)
     if before.get("line") != line:
         options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
-        _write(folder / "run.json", profile=profile, dataset=dataset, options=options, line=line)
+        on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
+        _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
     with contextlib.ExitStack() as stack:
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -34,6 +34,14 @@ def profiles():
     return sorted(named | {path.parent.name for path in project.REPORTS.glob("*/run.json")} - {"reference"})
 
 
+def dataset(profile):
+    """Return the name or path of the images that a run was on, or None where no run of the whole study says."""
+    try:
+        return json.loads((folder(profile) / "run.json").read_text(encoding="utf-8")).get("dataset")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of test images to four decimals, and their labels (n,)."""
     content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"

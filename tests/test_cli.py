@@ -1,5 +1,6 @@
 """The commands as a user types them: what they say, where they stop, with which exit code."""
 
+import json
 import re
 import signal
 import urllib.error
@@ -173,6 +174,8 @@ def test_ones_own_images_have_reports_of_their_own(fresh):
     assert {path: path.read_bytes() for path in fresh.root.glob("reports/smoke/**/*") if path.is_file()} == before
     assert fresh.marker("02_two", "my-photos-smoke")["parameters"]["dataset"] == str(fresh.root / "my photos")
     assert (fresh.root / "reports" / "my-photos-smoke" / "records" / "02_two.json").exists()
+    assert json.loads((fresh.root / "reports" / "my-photos-smoke" / "run.json").read_text())["options"] == (
+        f"--profile smoke --dataset '{fresh.root}/my photos'")
     code, out, _ = fresh.invoke("run-all", "--profile", "smoke", "--dataset", f"{fresh.root}/my photos/")
     assert "02_two: kept" in out
     assert fresh.invoke("report", "--profile", "my-photos-smoke")[1].endswith("my-photos-smoke/site/index.html\n")

@@ -339,6 +339,9 @@ def test_a_run_of_ones_own_images_has_a_folder_of_its_own(photos, monkeypatch, r
     (reports / "photos-quick").mkdir(parents=True)
     (reports / "photos-quick" / "run.json").write_text("{}")
     assert "photos-quick" in records.profiles()
+    assert records.dataset("photos-quick") is records.dataset("quick") is None
+    (reports / "photos-quick" / "run.json").write_text('{"dataset": "/photos"}')
+    assert records.dataset("photos-quick") == "/photos"
 
 
 def test_a_folder_is_never_taken_for_a_known_data_set(photos):
