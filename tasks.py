@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from lib import project
 
@@ -17,7 +18,9 @@ from invoke import Exit, task
 
 PROFILE = "smoke, quick, full or another folder under parameters/"
 COLOURS = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "blue", "failed": "bold red"}
-DATASETS = {"cifar10": "CIFAR-10", "digits": "the embedded digits"}
+RUN = "smoke, quick, full, or the name of a folder under reports/, such as flowers-quick"
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "the embedded digits"}
+DATASET = "a folder of class subfolders, or cifar10, cifar100, digits (default: the profile's)"
 NBVAL = (sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q")
 
 
@@ -47,30 +50,32 @@ def command(**settings):
 
 @command(profile=PROFILE + " (default: quick if CIFAR-10 can be had, else smoke)", only="numbers or names: 02,07",
          force="run what has not changed, too", jobs="notebooks to run at a time (default: as many as cores allow)",
-         scheduler="address of a Dask cluster to run on")
-def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None):
+         scheduler="address of a Dask cluster to run on", dataset=DATASET)
+def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None, dataset=None):
     """Run the notebooks that have changed and build the web site."""
-    from lib import pipeline, site
+    from lib import parameters, pipeline, site
 
     if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
         raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
     paths = _chosen(only)  # complain before a download begins
-    profile, line = choose_profile(profile)
+    dataset = dataset and _dataset(dataset)
+    profile, line = choose_profile(profile, dataset)
     show = Progress(path.stem for path in paths)
     with show.live:
-        pipeline.run(profile, line, paths, show, force, jobs and int(jobs), scheduler)
-    show.summary(profile)
-    show.say(f"open {site.render(profile)}")
+        pipeline.run(profile, line, paths, show, force, jobs and int(jobs), scheduler, dataset)
+    name = parameters.results(profile, dataset)
+    show.summary(name)
+    show.say(f"open {site.render(name)}")
     return int(any(row["state"] == "failed" for row in show.rows.values()))
 
 
-@command(notebook="its number or name", profile=PROFILE)
-def run(_, notebook, profile=None):
+@command(notebook="its number or name", profile=PROFILE, dataset=DATASET)
+def run(_, notebook, profile=None, dataset=None):
     """Run one notebook, changed or not: invoke run 02."""
-    return run_all.body(_, profile, notebook, force=True)
+    return run_all.body(_, profile, notebook, force=True, dataset=dataset)
 
 
-TRAINED = "smoke, quick or full (default: the one trained last)"
+TRAINED = RUN + " (default: the one trained last)"
 
 
 @command(photo="the path of a picture", model="one experiment, such as A1 (default: all)", profile=TRAINED)
@@ -123,7 +128,7 @@ def lab(_):
     return _call(sys.executable, "-m", "jupyterlab", project.NOTEBOOKS / "01_data_exploration.ipynb", *arguments)
 
 
-@command(profile=PROFILE + " (default: the one run last)")
+@command(profile=RUN + " (default: the one run last)")
 def report(_, profile=None):
     """Build the web site from what was run."""
     from lib import site
@@ -131,7 +136,7 @@ def report(_, profile=None):
     print(site.render(_newest(profile, "runs").parent.name))
 
 
-@command(profile=PROFILE + ", or reference (default: reference)", folder="where to (default: public)")
+@command(profile=RUN + ", or reference (default: reference)", folder="where to (default: public)")
 def publish(_, profile="reference", folder="public"):
     """Put the web site into a folder, ready for any host."""
     from lib import publish
@@ -140,7 +145,7 @@ def publish(_, profile="reference", folder="public"):
     print(publish.publish(profile, project.ROOT / folder))
 
 
-@command(profile=PROFILE + ", or reference (default: the one run last)", port="of this machine", browser="open it")
+@command(profile=RUN + ", or reference (default: the one run last)", port="of this machine", browser="open it")
 def serve(_, profile=None, port="8000", browser=True):
     """Show the web site in the browser."""
     import http.server
@@ -184,7 +189,7 @@ def test(_):
     return int(bool(code or notebooks))
 
 
-@command(profile=PROFILE + " (default: the one run last)")
+@command(profile=RUN + " (default: the one run last)")
 def validate(_, profile=None):
     """Run a run's notebooks again and compare their checked outputs."""
     from lib import pipeline
@@ -204,7 +209,9 @@ def lint(_):
 @command(cache="the parsed data and frozen features, too")
 def clean(_, cache=False):
     """Delete what runs produced, but not reports/reference."""
-    folders = [project.REPORTS / path.name for path in project.PARAMETERS.iterdir()]
+    from lib import records
+
+    folders = [records.folder(name) for name in records.profiles()]
     for folder in folders + [project.CACHE] * cache:
         if folder.exists():
             shutil.rmtree(folder)
@@ -222,17 +229,30 @@ def _chosen(only):
     return [path for path in paths if names & {path.stem, path.stem[:2]}]
 
 
-def choose_profile(requested=None):
-    """Return (profile, a line saying which data it uses and why); a profile that was asked for never falls back."""
+def _dataset(text):
+    """Return a data set as notebooks find it: its name, or the absolute path of its folder."""
+    from lib import data, folders
+
+    return text if text in data.NAMES else str(folders.path_of(Path(text).expanduser().absolute()))
+
+
+def choose_profile(requested=None, dataset=None):
+    """Return (profile, a line saying which data it uses and why); what was asked for never falls back.
+
+    A folder of images is read into the cache, so that what is wrong with it is said before anything starts.
+    """
     from lib import data, parameters
 
     known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
     if requested and requested not in known:
         raise parameters.ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
-    profile = requested or "quick"
-    dataset = parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    profile, requested = requested or "quick", requested or dataset
+    dataset = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    if dataset not in data.NAMES:
+        images = data.load_dataset(dataset)
+        return profile, "; ".join([f"profile {profile} on {images}", *images.problems]).rstrip(".")
     try:
-        why = data.find_or_download_cifar10()[1] if dataset == "cifar10" else "as asked for"
+        why = "as asked for" if dataset == "digits" else data.find_or_download_cifar(dataset)[1]
     except data.DataError as error:
         if requested:
             raise

@@ -75,7 +75,7 @@ def run(profile, chosen, say):
     file, failed = path(profile), []
     with tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True) as scratch:
         for name in chosen:
-            if name in NEED_CIFAR10 and not data.find_cifar10():
+            if name in NEED_CIFAR10 and not data.find_cifar():
                 say(f"{name}: left out, CIFAR-10 is not in {data.keras_home() / 'datasets'}")
                 continue
             say(f"{name}: {MEASUREMENTS[name].title} …")

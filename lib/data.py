@@ -1,13 +1,15 @@
-"""Images as arrays: CIFAR-10 from the Keras home or the network, and digits that need neither.
+"""Images as arrays: CIFAR-10 and CIFAR-100 from the Keras home or the network, digits, and any folder (`lib.folders`).
 
 Introduced in notebook 01. Nothing here imports Keras, so the command line can ask where the data is.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import tempfile
 import warnings
@@ -29,6 +31,17 @@ CIFAR10_MD5 = {  # of the extracted batches; the last two are the same test imag
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py")  # official, Keras 3
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive")
+CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+CIFAR100_MD5 = {"16019d7e3df5f24257cddd939b257f8d", "f0ef6b0ae62326f3e7ffdfab6717acfc"}
+CIFAR100_CLASSES = tuple("""apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+    dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+    lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
+    skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split())  # noqa: SIM905
+NAMES = ("cifar10", "cifar100", "digits")  # all else is the path of a folder
 SPLITS, PARTS = ("train", "validation", "test"), ("images", "labels", "indices")
 
 
@@ -54,7 +67,10 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image collection with fixed splits; `fingerprint` names its content."""
+    """A labelled image collection with fixed splits; `fingerprint` names its content.
+
+    `problems` says, in sentences, what was wrong with the files.
+    """
 
     name: str
     class_names: tuple
@@ -63,6 +79,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    problems: tuple = ()
 
     @property
     def image_shape(self):
@@ -79,19 +96,51 @@ class Dataset:
         return f"{self.name}: {sizes} images for training / validation / test, {self.source}"
 
 
-def load_dataset(name, train_limit=None, test_limit=None):
-    """Return the `Dataset` called "cifar10" or "digits"; its splits are the same in every run and for every seed.
+class Published(NamedTuple):
+    """Where the files of CIFAR-10 or CIFAR-100 (Krizhevsky 2009) are found, and by what they are known."""
+
+    title: str
+    classes: tuple
+    labels: bytes  # their key in a batch
+    url: str
+    sha256: str  # of the archive
+    md5: set  # of the extracted batches
+    batches: tuple  # the last holds the test images
+    folders: tuple
+    archives: tuple
+
+
+def published(name):
+    """Return what is known of "cifar10" or "cifar100"."""
+    if name == "cifar10":
+        return Published("CIFAR-10", CIFAR10_CLASSES, b"labels", CIFAR10_URL, CIFAR10_SHA256, CIFAR10_MD5, BATCHES,
+                         FOLDERS, ARCHIVES)
+    folder = "cifar-100-python"
+    return Published("CIFAR-100", CIFAR100_CLASSES, b"fine_labels", CIFAR100_URL, CIFAR100_SHA256, CIFAR100_MD5,
+                     ("train", "test"), (folder, f"{folder}-target/{folder}"),
+                     (f"{folder}.tar.gz", f"{folder}-target_archive"))
+
+
+def load_dataset(name, train_limit=None, test_limit=None, large=False):
+    """Return the `Dataset` of a name in `NAMES`, or of the folder at a path; its splits are the same for every seed.
 
     A limit keeps a stratified part: every smaller part is contained in every larger one, and the validation set
-    shrinks in proportion to the training set. Raises DataError where the data is missing, damaged or unknown.
+    shrinks in proportion to the training set. Images have 32 pixels a side; with `large`, for networks that were
+    trained on large photos, those of a folder have 128. Raises DataError where the data is missing, damaged or unknown.
     """
-    loaders = {"cifar10": _load_cifar10, "digits": _load_digits}
-    if name not in loaders:
-        raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(loaders)}")
-    data = loaders[name]()
+    if name == "digits":
+        data = _load_digits()
+    elif name in NAMES:
+        data = _load_cifar(name)
+    else:
+        from lib import folders  # it builds on this module
+
+        data = folders.load(name, large)
     share = min(1, (train_limit or np.inf) / len(data.train.labels))
-    train, validation = (split.take(slice(round(share * len(split.labels)))) for split in (data.train, data.validation))
-    test = data.test.take(np.sort(stratified_order(data.test.labels)[: test_limit or None]))
+    train, validation = (split.take(slice(max(1, round(share * len(split.labels)))))
+                         for split in (data.train, data.validation))
+    few = test_limit and test_limit < len(data.test.labels)
+    test = data.test.take(np.sort(stratified_order(data.test.labels)[:test_limit])) if few else data.test
     return replace(data, train=train, validation=validation, test=test)
 
 
@@ -104,18 +153,18 @@ def stratified_order(labels):
     return np.lexsort((labels, position))
 
 
-def find_or_download_cifar10():
+def find_or_download_cifar(name="cifar10"):
     """Return (path of the extracted folder or the archive, how it came there); raises DataError if impossible."""
-    path = find_cifar10()
+    path, known = find_cifar(name), published(name)
     if path:
         return path, f"found in the Keras home as {path.name}"
     import pooch
     import requests
 
-    path = keras_home() / "datasets" / ARCHIVES[0]
+    path = keras_home() / "datasets" / known.archives[0]
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=10)  # seconds to connect, and between two packets
     try:  # nothing is left behind if it is cut short
-        pooch.retrieve(CIFAR10_URL, f"sha256:{CIFAR10_SHA256}", path.name, path.parent, downloader=downloader)
+        pooch.retrieve(known.url, f"sha256:{known.sha256}", path.name, path.parent, downloader=downloader)
     except (OSError, ValueError) as error:  # their messages are paragraphs
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection" if offline else str(error).splitlines()[0].partition(": ")[0]
@@ -124,9 +173,10 @@ def find_or_download_cifar10():
     return path, "downloaded"
 
 
-def find_cifar10():
-    """Return the path of CIFAR-10 under the Keras home, extracted or as an archive, or None."""
-    paths = (keras_home() / "datasets" / name for name in FOLDERS + ARCHIVES)
+def find_cifar(name="cifar10"):
+    """Return the path of CIFAR-10 or CIFAR-100 under the Keras home, extracted or as an archive, or None."""
+    known = published(name)
+    paths = (keras_home() / "datasets" / place for place in known.folders + known.archives)
     return next((path for path in paths if path.exists()), None)
 
 
@@ -135,14 +185,30 @@ def keras_home():
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
+def slug(name):
+    """Return a data set's name as a part of a file name: letters, digits, dots, hyphens."""
+    from lib import folders
+
+    name = name if name in NAMES else folders.display_name(folders.path_of(name))
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "images"
+
+
 def stamp(name):
     """Return a short text that changes when the files behind a dataset change (by size and modification time)."""
-    path = find_cifar10() if name == "cifar10" else None
+    if name not in (None, *NAMES):
+        from lib import folders
+
+        return folders.stamp(name)
+    path = find_cifar(name) if name in NAMES and name != "digits" else None
     if path is None:
         return name
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+    return stamp_of((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def stamp_of(states):
+    """Return 16 hexadecimal digits for the names, sizes and modification times of files."""
+    return hashlib.sha256(repr(list(states)).encode()).hexdigest()[:16]
 
 
 def _split(name, class_names, source, train, test):
@@ -171,69 +237,89 @@ def _load_digits():
     return _split("digits", map(str, digits.target_names), "embedded in scikit-learn", train, test)
 
 
-def _load_cifar10():
-    """CIFAR-10 (Krizhevsky, 2009), parsed once and from then on memory-mapped from the cache."""
-    path, _ = find_or_download_cifar10()
-    folder = project.CACHE / "datasets" / f"cifar10-{stamp('cifar10')}"
+def _load_cifar(name):
+    """CIFAR-10 or CIFAR-100, parsed once and from then on memory-mapped from the cache."""
+    path, _ = find_or_download_cifar(name)
+    folder = project.CACHE / "datasets" / f"{name}-{stamp(name)}"
     if not folder.exists():
-        *batches, test = _read_batches(path)
+        *batches, test = _read_batches(path, name)
         train = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        _store(folder, _split("cifar10", CIFAR10_CLASSES, "Krizhevsky 2009", train, test))
+        data = _split(name, published(name).classes, "Krizhevsky 2009", train, test)
+        with appearing(folder) as new:
+            for split in SPLITS:
+                for part in PARTS:
+                    np.save(new / f"{split}_{part}.npy", getattr(getattr(data, split), part))
+            write_meta(new, data)
+    return cached(folder)
+
+
+def cached(folder, images="images"):
+    """Return the memory-mapped Dataset in a folder of the cache; `images` begins the names of the files to take."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
-        splits = {split: Split(*(np.load(folder / f"{split}_{part}.npy", mmap_mode="r") for part in PARTS))
-                  for split in SPLITS}
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = {name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()}
+        splits = {split: Split(*(np.load(folder / f"{split}_{part}.npy", mmap_mode="r")
+                                 for part in (images, *PARTS[1:]))) for split in SPLITS}  # fmt: skip
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} is damaged ({error}): delete it and run again") from error
-    return Dataset(**meta | {"class_names": tuple(meta["class_names"])} | splits)
+    return Dataset(**meta | splits)
 
 
-def _store(folder, data):
-    """Write a Dataset as .npy files that appear in `folder` all at once."""
+def write_meta(folder, data):
+    """Write all that a Dataset knows but its arrays."""
+    content = {name: value for name, value in vars(data).items() if name not in SPLITS}
+    (folder / "meta.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def appearing(folder):
+    """Yield an empty folder that takes the place of `folder` whole, or not at all on an error."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=project.unfinished("")) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            (new / "meta.json").write_text(json.dumps({key: vars(data)[key] for key in vars(data).keys() - SPLITS}))
-            for split in SPLITS:
-                for part in PARTS:
-                    np.save(new / f"{split}_{part}.npy", getattr(getattr(data, split), part))
+            yield new
             new.rename(folder)
     except OSError as error:
         if not folder.exists():  # another process may have been first, with the same content
             raise DataError(f"cannot write the cache in {folder.parent} ({error}): free some space") from error
 
 
-def _read_batches(path):
-    """Return six (images, labels) pairs from the extracted folder or the archive."""
+def _read_batches(path, name="cifar10"):
+    """Return an (images, labels) pair for each batch in the extracted folder or the archive."""
+    known = published(name)
     try:
         if path.is_dir():
-            return [_read_batch(path / name, (path / name).read_bytes()) for name in BATCHES]
+            return [_read_batch(path / batch, (path / batch).read_bytes(), name) for batch in known.batches]
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != CIFAR10_SHA256:
+            if hashlib.file_digest(file, "sha256").hexdigest() != known.sha256:
                 raise DataError(f"{path} is damaged or incomplete: delete it and run again")
         with tarfile.open(path) as archive:  # read member by member: nothing is extracted to disk
-            return [_read_batch(path / name, archive.extractfile(f"{FOLDERS[0]}/{name}").read()) for name in BATCHES]
+            return [_read_batch(path / batch, archive.extractfile(f"{known.folders[0]}/{batch}").read(), name)
+                    for batch in known.batches]
     except DataError:
         raise
     except Exception as error:  # whatever damaged bytes give rise to
         raise DataError(f"{path} cannot be read ({project.one_line(error)}): delete it and run again") from error
 
 
-def _read_batch(path, content):
-    """Return images (10000, 32, 32, 3) uint8 and labels (10000,) int64 of one official batch."""
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in CIFAR10_MD5:
+def _read_batch(path, content, name="cifar10"):
+    """Return images (n, 32, 32, 3) uint8 and labels (n,) int64 of one official batch."""
+    known = published(name)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in known.md5:
         raise DataError(f"{path} is not the published file (damaged or incomplete): delete its folder and run again")
     try:
         with warnings.catch_warnings(action="ignore"):
             batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         images = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        labels = np.asarray(batch[b"labels"], np.int64)
-        if images.dtype != np.uint8 or labels.shape != (len(images),) or not 0 <= labels.min() <= labels.max() < 10:
-            raise ValueError("not ten classes of 8-bit images")
+        labels = np.asarray(batch[known.labels], np.int64)
+        if images.dtype != np.uint8 or labels.shape != (len(images),):
+            raise ValueError("not 8-bit images and their labels")
+        if not 0 <= labels.min() <= labels.max() < len(known.classes):
+            raise ValueError(f"not {len(known.classes)} classes")
     except Exception as error:  # whatever damaged bytes give rise to
-        what = f"{path} is not a CIFAR-10 batch ({project.one_line(error)})"
+        what = f"{path} is not a {known.title} batch ({project.one_line(error)})"
         raise DataError(f"{what}: delete its folder and run again") from error
     return np.ascontiguousarray(images), labels
 

@@ -6,7 +6,7 @@ import re
 import reprlib
 from os.path import relpath
 
-from lib import project
+from lib import data, project
 
 import yaml
 
@@ -46,10 +46,20 @@ def defaults(notebook_path):
         raise ParameterError(f"{relpath(notebook_path, project.ROOT)} {what}") from error
 
 
-def read(profile, notebook_path):
-    """Return all parameters of one run; raises ParameterError where a name or a value does not fit the notebook."""
+def results(profile, dataset=None):
+    """Return the name of the folder under reports/: the profile's, or one of its own for another data set."""
+    if dataset in (None, parse(project.PARAMETERS / profile / "common.yaml").get("dataset")):
+        return profile
+    return f"{data.slug(dataset)}-{profile}"
+
+
+def read(profile, notebook_path, dataset=None):
+    """Return all parameters of one run, on another `dataset` if one is given.
+
+    Raises ParameterError where a name or a value does not fit the notebook.
+    """
     declared = defaults(notebook_path)
-    merged = declared | ({"profile": profile} if "profile" in declared else {})
+    merged = declared | ({"profile": results(profile, dataset)} if "profile" in declared else {})
     for stem, sharing in (("common", "[0-9][0-9]_*.ipynb"), (notebook_path.stem, notebook_path.name)):
         path = project.PARAMETERS / profile / f"{stem}.yaml"
         for name, value in parse(path).items():
@@ -58,7 +68,7 @@ def read(profile, notebook_path):
             elif not any(name in defaults(other) for other in notebook_path.parent.glob(sharing)):
                 near = difflib.get_close_matches(name, declared, 1) or [f"one of {', '.join(declared) or 'none'}"]
                 raise ParameterError(f"{relpath(path, project.ROOT)}: unknown parameter {name}: write {near[0]}")
-    return merged
+    return merged | ({"dataset": dataset} if dataset and "dataset" in declared else {})
 
 
 def parse(path):

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -27,25 +28,33 @@ def reads_records(path):
     return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
-def run(profile, line, paths, show, force=False, jobs=None, scheduler=None):
+def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, dataset=None):
     """Run the notebooks at `paths` that have changed, or with `force` all of them, and draw their pages.
+
+    With a `dataset`, they take that instead of their profile's, and the results go to a folder of its own.
 
     What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
     notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
     machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where another process is
     running the same profile.
     """
-    folder, run_id, client = project.REPORTS / profile, uuid.uuid4().hex, None
-    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path), "folder": folder,
+    folder, run_id, client = project.REPORTS / parameters.results(profile, dataset), uuid.uuid4().hex, None
+    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset), "folder": folder,
               "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
               "run": run_id} for path in paths]  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(folder))
         _sweep(folder)
         stack.callback(_sweep, folder)
+        before = _json(folder / "run.json")
+        if dataset and (before.get("dataset") or dataset) != dataset:
+            what = f"{folder} holds results of {before['dataset']}"
+            raise project.StudyError(f"{what}: rename it, or the folder of images")
         show.say(line)
-        if _json(folder / "run.json").get("line") != line:
-            _write(folder / "run.json", profile=profile, line=line)
+        if before.get("line") != line:
+            options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
+            on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
+            _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))

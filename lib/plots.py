@@ -10,7 +10,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 PALETTE = sns.color_palette("colorblind")
+READABLE = 20  # classes whose names have room in a figure
 sns.set_theme(style="whitegrid", palette=PALETTE, font_scale=1.05)
+plt.rcParams["text.parse_math"] = False  # a class may be called $x
 
 
 def learning_curves(histories, title):
@@ -45,8 +47,10 @@ def confusion(probabilities, labels, class_names, title):
 
 def _matrix(axis, probabilities, labels, class_names):
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)), normalize="true")
-    sns.heatmap(100 * matrix, annot=len(class_names) <= 20, fmt=".0f", cmap="cividis", cbar=False, square=True,
-                xticklabels=class_names, yticklabels=class_names, annot_kws={"size": 9}, ax=axis)
+    readable = len(class_names) <= READABLE
+    names = class_names if readable else False
+    sns.heatmap(100 * matrix, annot=readable, fmt=".0f", cmap="cividis", cbar=False, square=True,
+                xticklabels=names, yticklabels=names, annot_kws={"size": 9}, ax=axis)
     axis.set(xlabel="predicted class", ylabel="true class", title="Confusion (% of true class)")
     axis.tick_params(axis="x", rotation=45)
 
@@ -54,19 +58,21 @@ def _matrix(axis, probabilities, labels, class_names):
 def dashboard(run, class_names, title):
     """Return one figure of all that a test says of a `training.Run`.
 
-    Learning curves with the best epoch, precision, recall and F1 per class, confusion matrix, the ten most confused
-    pairs, and accuracy against confidence, with the expected calibration error (Guo et al. 2017).
+    Learning curves with the best epoch, precision, recall and F1 per class (of many, the lowest), confusion matrix, the
+    ten most confused pairs, and accuracy against confidence, with the expected calibration error (Guo et al. 2017).
     """
     fig = plt.figure(figsize=(11, 12.5), layout="constrained")
     curves, middle, lower = fig.subfigures(3, 1, height_ratios=[1, 1.4, 1])
     _curves(curves.subplots(1, 2), {"": run.history})
-    scores = evaluation.class_report(run.probabilities, run.labels, class_names).set_index("class")
+    scores = evaluation.class_report(run.probabilities, run.labels, class_names)
+    shown = scores if len(scores) <= READABLE else scores.nsmallest(READABLE, "F1")
     matrix, classes = middle.subplots(1, 2)
     _matrix(matrix, run.probabilities, run.labels, class_names)
-    places = np.arange(len(class_names))
+    places = np.arange(len(shown))
     for column, marker, colour in zip(("precision", "recall", "F1"), "osD", PALETTE, strict=False):
-        classes.plot(scores[column], places, marker, color=colour, label=column)
-    classes.set(yticks=places, yticklabels=class_names, xlabel="score", title="Each class")
+        classes.plot(shown[column], places, marker, color=colour, label=column)
+    heading = "Each class" if shown is scores else f"The {READABLE} classes of the lowest F1"
+    classes.set(yticks=places, yticklabels=shown["class"], xlabel="score", title=heading)
     classes.invert_yaxis()
     classes.legend(fontsize="small")
     pairs, calibration = lower.subplots(1, 2)

@@ -31,6 +31,20 @@ def folder(profile):
     return project.REPORTS / profile
 
 
+def profiles():
+    """Return the names under which runs are kept: the profiles, and folders such as flowers-quick, of other images."""
+    named = {path.name for path in project.PARAMETERS.iterdir() if path.is_dir()}
+    return sorted(named | {path.parent.name for path in project.REPORTS.glob("*/run.json")} - {"reference"})
+
+
+def dataset(profile):
+    """Return the name or path of the images that a run was on, or None where no run of the whole study says."""
+    try:
+        return json.loads((folder(profile) / "run.json").read_text(encoding="utf-8")).get("dataset")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of test images to four decimals, and their labels (n,)."""
     content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"

@@ -204,6 +204,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks), "views": views} | settings}  # fmt: skip
     key = _key(plan, model, inputs)  # of what decides the result: the seconds that the trials took do not
     plan["settings"] |= {"chosen_from": chosen_from} if chosen_from else {}
+    plan["dataset"]["classes"] = list(data.class_names)
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     kept = None if study.retrain else _kept(study.profile, name, key, saved)

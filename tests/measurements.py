@@ -42,7 +42,7 @@ PRODUCT = 2048  # rows and columns of the large matrices
 
 def images(count):
     """Return so many training images of CIFAR-10, or of the embedded digits: a step takes the same time on both."""
-    return data.load_dataset("cifar10" if data.find_cifar10() else "digits", count)
+    return data.load_dataset("cifar10" if data.find_cifar() else "digits", count)
 
 
 def noise(count, size=32):
@@ -157,7 +157,7 @@ def cached(model, few, recipe, run):
 def data_load():
     """Each in a new process, without its imports; and once more with every image read, as ours are only mapped."""
     images(None)  # the first time fills the cache
-    folder = data.find_cifar10()
+    folder = data.find_cifar()
     if not folder.is_dir():
         with tarfile.open(folder) as archive:
             archive.extractall(project.CACHE, filter="data")

@@ -100,7 +100,7 @@ def test_results_are_kept_one_by_one(reports, monkeypatch):
 
     said = []
     monkeypatch.setattr(bench, "fresh", fresh)
-    monkeypatch.setattr(data, "find_cifar10", lambda: None)
+    monkeypatch.setattr(data, "find_cifar", lambda: None)
     assert bench.run("reference", ["prediction"], said.append) == []
     assert bench.run("reference", ["growth", "data_load", "frozen_phase"], said.append) == ["growth"]
     results = json.loads((reports / "reference" / "bench.json").read_text())

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they say, where they stop, with which exit code."""
 
+import json
 import re
 import signal
 import urllib.error
@@ -7,6 +8,7 @@ import urllib.request
 
 import pytest
 import toy
+from PIL import Image
 
 COMMANDS = ("bench", "clean", "export", "lab", "lint", "new-notebook", "predict", "publish", "report", "run",
             "run-all", "serve", "test", "validate")
@@ -56,6 +58,9 @@ def refused(study, *arguments):
     ("run 99 --profile smoke", "there is no notebook 99: choose from 02_two"),
     ("run-all --profile smoke --jobs 0", "--jobs must be 1 or more, not 0"),
     ("run-all --profile smoke --jobs two", "--jobs must be 1 or more, not two"),
+    ("run-all --dataset nowhere", "nowhere: choose one of cifar10, cifar100, digits, or give the path of a folder"),
+    ("run 02 --profile smoke --dataset tasks.py", "tasks.py is a file: give the folder whose subfolders hold"),
+    ("run-all --profile smoke --dataset .", "has too few images that can be read"),
     ("report", "nothing was run yet: start with `invoke run-all`"),
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
@@ -146,6 +151,44 @@ def test_report_draws_the_run_that_is_newest(study):
     index.unlink()
     assert study.invoke("report") == (0, f"{index}\n", "")
     assert index.exists()
+
+
+def photos(folder):
+    """Write five images of each of two classes."""
+    for label, name in enumerate(("cats", "dogs")):
+        (folder / name).mkdir(parents=True)
+        for index in range(5):
+            Image.new("RGB", (40 + index, 40), (100 * label, 90, 9)).save(folder / name / f"{index}.png")
+    (folder / "cats" / "notes.txt").write_text("no image")
+
+
+def test_ones_own_images_have_reports_of_their_own(fresh):
+    """All commands find them by the name of the folder; what was run on other images stays as it was."""
+    fresh.notebook("02_two", f"from lib import data\nprint(data.load_dataset(dataset))\n{toy.TRAIN}",
+                   'dataset = "digits"\n')
+    photos(fresh.root / "my photos")
+    assert fresh.invoke("run-all", "--profile", "smoke")[0] == 0
+    before = {path: path.read_bytes() for path in fresh.root.glob("reports/smoke/**/*") if path.is_file()}
+    code, out, _ = fresh.invoke("run-all", "--profile", "smoke", "--dataset", "my photos")
+    assert code == 0
+    assert out.startswith("profile smoke on my photos: 6 / 2 / 2 images for training / validation / test, from ")
+    assert "1 of 11 files cannot be read as images and are left out: cats/notes.txt" in out.splitlines()[0]
+    assert {path: path.read_bytes() for path in fresh.root.glob("reports/smoke/**/*") if path.is_file()} == before
+    assert fresh.marker("02_two", "my-photos-smoke")["parameters"]["dataset"] == str(fresh.root / "my photos")
+    assert (fresh.root / "reports" / "my-photos-smoke" / "records" / "02_two.json").exists()
+    assert json.loads((fresh.root / "reports" / "my-photos-smoke" / "run.json").read_text())["options"] == (
+        f"--profile smoke --dataset '{fresh.root}/my photos'")
+    code, out, _ = fresh.invoke("run-all", "--profile", "smoke", "--dataset", f"{fresh.root}/my photos/")
+    assert "02_two: kept" in out
+    assert fresh.invoke("report", "--profile", "my-photos-smoke")[1].endswith("my-photos-smoke/site/index.html\n")
+    assert fresh.invoke("validate", "--profile", "my-photos-smoke")[0] == 0
+    (fresh.root / "my photos" / "cats" / "0.png").unlink()
+    assert "02_two: running" in fresh.invoke("run-all", "--profile", "smoke", "--dataset", "my photos")[1]
+    photos(fresh.root / "others" / "my photos")
+    code, _, err = fresh.invoke("run-all", "--profile", "smoke", "--dataset", "others/my photos")
+    assert (code, err.splitlines()[-1].endswith("rename it, or the folder of images")) == (2, True)
+    assert fresh.invoke("clean")[0] == 0
+    assert list((fresh.root / "reports").iterdir()) == []
 
 
 def test_serve_shows_the_site_on_this_machine_only(study):

@@ -167,7 +167,7 @@ def python(code, *arguments, **variables):
 
 def test_an_unknown_data_set_is_refused():
     """With the names of those there are."""
-    with pytest.raises(data.DataError, match="unknown dataset 'cifar': choose one of cifar10, digits"):
+    with pytest.raises(data.DataError, match="no data set cifar: choose one of cifar10, cifar100, digits, or give"):
         data.load_dataset("cifar")
 
 
@@ -191,7 +191,7 @@ def check(dataset):
 def test_cifar10_is_read_from_both_folders(home, folder):
     """The official one, and the one that Keras 3 makes."""
     extract(home / folder)
-    assert data.find_or_download_cifar10()[1].startswith("found in the Keras home")
+    assert data.find_or_download_cifar()[1].startswith("found in the Keras home")
     check(data.load_dataset("cifar10"))
 
 
@@ -254,15 +254,83 @@ def test_another_writer_may_finish_first(batches, monkeypatch):
     """Between our look into the cache and our writing to it."""
     read, others = data._read_batches, []
 
-    def slowly(path):
+    def slowly(path, name):
         if not others:
             others.append(path)
             others.append(data.load_dataset("cifar10"))
-        return read(path)
+        return read(path, name)
 
     monkeypatch.setattr(data, "_read_batches", slowly)
     assert data.load_dataset("cifar10").fingerprint == others[1].fingerprint
     assert len(list((project.CACHE / "datasets").iterdir())) == 1
+
+
+# ---------------------------------------------------------------------------------------------- CIFAR-100
+
+
+def batch_of_100(name, count):
+    """Return a pickle like the official ones of CIFAR-100: so many images of each class."""
+    labels = [index % 100 for index in range(100 * count)]
+    images = np.random.default_rng(len(name)).integers(0, 256, (len(labels), 3072), np.uint8)
+    content = {b"fine_labels": labels, b"coarse_labels": labels, b"data": images, b"filenames": [b"x.png"]}
+    return pickle.dumps(content, 3)
+
+
+@functools.cache
+def archive_of_100():
+    """Return the bytes of an archive like the official one of CIFAR-100."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        for name, count in (("train", 10), ("test", 2)):
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(batch_of_100(name, count))
+            file.addfile(member, io.BytesIO(batch_of_100(name, count)))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def home_of_100(home, monkeypatch):
+    """A Keras home in which the toy CIFAR-100 counts as the published one."""
+    hashes = {hashlib.md5(batch_of_100(*each)).hexdigest() for each in (("train", 10), ("test", 2))}
+    monkeypatch.setattr(data, "CIFAR100_MD5", hashes)
+    monkeypatch.setattr(data, "CIFAR100_SHA256", hashlib.sha256(archive_of_100()).hexdigest())
+    return home
+
+
+@pytest.mark.parametrize("place", ["cifar-100-python", "cifar-100-python-target/cifar-100-python",
+                                   "cifar-100-python.tar.gz", "cifar-100-python-target_archive"])
+def test_cifar100_is_read_from_folders_and_archives(home_of_100, place):
+    """The official ones and those that Keras 3 makes; a hundred classes, a tenth of each for validation."""
+    path = home_of_100 / place
+    if "python" in place.rpartition("/")[2] and not place.endswith(("gz", "archive")):
+        path.mkdir(parents=True)
+        for name, count in (("train", 10), ("test", 2)):
+            (path / name).write_bytes(batch_of_100(name, count))
+    else:
+        path.write_bytes(archive_of_100())
+    images = data.load_dataset("cifar100")
+    assert [len(split.labels) for split in (images.train, images.validation, images.test)] == [900, 100, 200]
+    assert (images.num_classes, images.class_names[0], images.class_names[99]) == (100, "apple", "worm")
+    assert set(np.bincount(images.validation.labels)) == {1}
+    written = np.random.default_rng(4).integers(0, 256, (200, 3072), np.uint8)
+    np.testing.assert_array_equal(images.test.images[7], written[7].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert isinstance(data.load_dataset("cifar100", large=True).train.images, np.memmap)
+    assert data.stamp("cifar100") != data.stamp("cifar10")
+
+
+def test_a_hostile_or_changed_batch_of_cifar100_is_refused(home_of_100, monkeypatch, tmp_path):
+    """By its hash, and if that were known, by the unpickler."""
+    monkeypatch.chdir(tmp_path)
+    folder = home_of_100 / "cifar-100-python"
+    folder.mkdir()
+    (folder / "test").write_bytes(batch_of_100("test", 2))
+    hostile = pickle.dumps({b"data": Reduced(os.system, "touch HERE"), b"fine_labels": [0]}, 3)
+    for content, says in ((hostile, "is not the published file"), (hostile, "is not a CIFAR-100 batch")):
+        (folder / "train").write_bytes(content)
+        with pytest.raises(data.DataError, match=says):
+            data.load_dataset("cifar100")
+        monkeypatch.setattr(data, "CIFAR100_MD5", data.CIFAR100_MD5 | {hashlib.md5(content).hexdigest()})
+    assert not (tmp_path / "HERE").exists()
 
 
 # ---------------------------------------------------------------------------------------------- damage
@@ -463,13 +531,13 @@ def web(home, monkeypatch):
 def test_what_is_missing_is_downloaded_once(home, web):
     """Into the Keras home, where everybody looks for it."""
     with web(archive()) as server:
-        path, how = data.find_or_download_cifar10()
+        path, how = data.find_or_download_cifar()
         check(data.load_dataset("cifar10"))
     assert (path, how) == (home / data.ARCHIVES[0], "downloaded")
     assert path.read_bytes() == archive()
     assert [path.name for path in home.iterdir()] == [data.ARCHIVES[0]]
     assert server.requests == 1
-    assert "found" in data.find_or_download_cifar10()[1]
+    assert "found" in data.find_or_download_cifar()[1]
 
 
 @pytest.mark.parametrize("case", ["cut in the middle", "another file", "not found", "empty"])
@@ -519,7 +587,7 @@ def test_the_keras_home_is_the_users_unless_it_is_set(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def cifar10():
     """The real thing, where it is."""
-    if data.find_cifar10() is None:
+    if data.find_cifar() is None:
         pytest.skip(f"CIFAR-10 is not in {data.keras_home()} (KERAS_HOME)")
     return data.load_dataset("cifar10")
 

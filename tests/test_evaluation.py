@@ -1,6 +1,8 @@
 """Test metrics against scikit-learn, intervals against published values, and the clock."""
 
 import time
+import tracemalloc
+from types import SimpleNamespace
 
 from lib import evaluation
 
@@ -10,7 +12,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
 pytestmark = pytest.mark.usefixtures("study")
-NAMES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "loss")
+NAMES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "precision_weighted", "f1_weighted", "loss")
 
 
 def predictions(count, classes=10, skill=1.0, seed=0):
@@ -29,10 +31,12 @@ def values(probabilities, labels):
 def by_scikit_learn(probabilities, labels):
     """Return the same metrics from scikit-learn."""
     classes, predicted = range(probabilities.shape[1]), probabilities.argmax(axis=1)
-    macro = precision_recall_fscore_support(labels, predicted, labels=classes, average="macro", zero_division=0)
+    macro, weighted = (precision_recall_fscore_support(labels, predicted, labels=classes, average=average,
+                                                       zero_division=0) for average in ("macro", "weighted"))
     exact = probabilities.astype(np.float64)  # of numbers in float32 the sum is not quite 1
     loss = log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=classes)
-    return dict(zip(NAMES, (accuracy_score(labels, predicted), *macro[:3], loss), strict=True))
+    scores = (accuracy_score(labels, predicted), *macro[:3], weighted[0], weighted[2], loss)
+    return dict(zip(NAMES, scores, strict=True))
 
 
 def test_six_views_of_an_image_are_averaged():
@@ -49,7 +53,7 @@ def test_six_views_of_an_image_are_averaged():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_equal_those_of_scikit_learn(seed):
-    """All five, to six decimals."""
+    """All of them, to six decimals."""
     probabilities, labels = predictions(500, seed=seed)
     assert values(probabilities, labels) == pytest.approx(by_scikit_learn(probabilities, labels), abs=2e-6)
 
@@ -101,6 +105,34 @@ def test_the_bootstraps_interval_covers_the_spread_of_new_samples():
     assert (interval["high"] - interval["low"]) / (high - low) == pytest.approx(1, abs=0.2)
 
 
+def test_a_thousand_classes_take_little_memory():
+    """The bootstrap draws the filled cells of the confusion matrix: of a million, one for each image at most."""
+    probabilities, labels = predictions(1000, classes=1000, skill=5)
+    tracemalloc.start()
+    metrics = evaluation.metrics(probabilities, labels)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+    assert metrics["f1_macro"]["value"] == pytest.approx(
+        f1_score(labels, probabilities.argmax(axis=1), labels=range(1000), average="macro", zero_division=0), abs=2e-6)
+
+
+def run(dataset, weighted=0.5):
+    """Return as much of a `training.Run` as a comparison reads."""
+    metrics = {name: {"value": weighted, "low": 0.4, "high": 0.6} for name in NAMES}
+    record = {"metrics": metrics, "model": {"trainable_parameters": 7}, "reported": {"accuracy": 0.7},
+              "dataset": {"name": dataset}, "latency": {"batch_1_ms": {"median": 1.0}},
+              "training": {"history": {"accuracy": [0.5], "val_accuracy": [0.4]}, "epochs": 1, "seconds": 2.0}}
+    return SimpleNamespace(record=record)
+
+
+@pytest.mark.parametrize(("dataset", "shown"), [("cifar10", True), ("digits", True), ("my photos", False)])
+def test_the_decks_are_compared_with_their_own_images_only(dataset, shown):
+    """Beside other images, their numbers would be claims that nobody made."""
+    table = evaluation.comparison({"A1": run(dataset)})
+    assert ("deck (%)" in table) is shown
+    assert table.loc[0, "weighted F1"] == "0.500"
+
+
 def test_metrics_are_the_same_each_time():
     """The bootstrap has a fixed seed."""
     assert evaluation.metrics(*predictions(200)) == evaluation.metrics(*predictions(200))
@@ -111,7 +143,7 @@ def test_metrics_of_certain_answers():
     labels = np.arange(40) % 4
     for answers, value in ((labels, 1), ((labels + 1) % 4, 0)):
         metrics = evaluation.metrics(np.eye(4)[answers], labels)
-        for name in NAMES[:4]:
+        for name in NAMES[:-1]:
             assert metrics[name]["value"] == value
             assert 0 <= metrics[name]["low"] <= metrics[name]["high"] <= 1
 

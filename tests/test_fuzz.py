@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 from datetime import timedelta
 
-from lib import data, parameters, photo, pipeline, project, records, site
+from lib import data, parameters, photo, pictures, pipeline, project, records, site
 
 import hypothesis
 import numpy as np
@@ -279,8 +279,8 @@ def test_photos(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for source, name in ((path, None), (content, "a.jpg")):
-        with at_most(photo.PhotoError, "a.jpg"):
-            assert photo.open_photo(source, name).image.mode == "RGB"
+        with at_most(pictures.PhotoError, "a.jpg"):
+            assert pictures.open_photo(source, name).image.mode == "RGB"
 
 
 @pytest.fixture(scope="module")

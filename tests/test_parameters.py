@@ -112,7 +112,7 @@ def test_a_damaged_notebook_is_one_line(study):
         parameters.defaults(study.path)
 
 
-def offline():
+def offline(name):
     """Stand in for a machine without data and network."""
     raise data.DataError("cifar-10 is not here: put it there")
 
@@ -120,16 +120,16 @@ def offline():
 def test_without_a_profile_real_data_is_preferred(study, monkeypatch):
     """And the line says which, and why."""
     study.parameters("common", "dataset: cifar10\n", "quick")
-    monkeypatch.setattr(data, "find_or_download_cifar10", lambda: (study.root, "found in the Keras home"))
+    monkeypatch.setattr(data, "find_or_download_cifar", lambda name: (study.root, "found in the Keras home"))
     assert tasks.choose_profile() == ("quick", "profile quick on CIFAR-10 (found in the Keras home)")
-    monkeypatch.setattr(data, "find_or_download_cifar10", offline)
+    monkeypatch.setattr(data, "find_or_download_cifar", offline)
     assert tasks.choose_profile() == ("smoke", "profile smoke on the embedded digits (cifar-10 is not here)")
 
 
 def test_a_named_profile_never_falls_back(study, monkeypatch):
     """It stops, or runs on what it names."""
     study.parameters("common", "dataset: cifar10\n", "quick")
-    monkeypatch.setattr(data, "find_or_download_cifar10", offline)
+    monkeypatch.setattr(data, "find_or_download_cifar", offline)
     with pytest.raises(data.DataError, match="put it there"):
         tasks.choose_profile("quick")
     assert tasks.choose_profile("smoke") == ("smoke", "profile smoke on the embedded digits (as asked for)")

@@ -10,7 +10,7 @@ import sys
 import zlib
 from datetime import UTC, datetime
 
-from lib import photo, project
+from lib import photo, pictures, project
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def corners(opened):
 ])  # fmt: skip
 def test_every_mode_and_format_has_its_colours(file, mode, name):
     """The left half is red, the right half is blue."""
-    opened = photo.open_photo(file(halves(mode), name))
+    opened = pictures.open_photo(file(halves(mode), name))
     assert (opened.size, opened.image.size, opened.image.mode) == ((60, 40), (60, 40), "RGB")
     assert corners(opened) == [True, False, True, False]
     assert (opened.crop.size, opened.shrunk().shape, opened.shrunk().dtype) == ((40, 40), (32, 32, 3), np.uint8)
@@ -70,7 +70,7 @@ def test_every_mode_and_format_has_its_colours(file, mode, name):
 ], ids=["8 bit", "1 bit", "alpha", "jpeg", "16 bit", "16 bit tiff", "float", "32 bit"])
 def test_grey_is_grey_at_every_depth(file, image, name):
     """White is white and black is black, in all three channels."""
-    pixels = np.asarray(photo.open_photo(file(image, name)).image)
+    pixels = np.asarray(pictures.open_photo(file(image, name)).image)
     assert pixels.shape == (40, 60, 3)
     assert pixels[20, 5].min() > 240
     assert pixels[20, -5].max() < 10
@@ -84,24 +84,24 @@ def test_sixteen_bits_of_each_colour_are_colours(tmp_path):
     row = b"\0" + struct.pack(">3H", 65000, 300, 300) * 30 + struct.pack(">3H", 300, 300, 65000) * 30
     parts = (b"IHDR", struct.pack(">2I5B", 60, 40, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(row * 40)), (b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-    assert corners(photo.open_photo(tmp_path / "a.png")) == [True, False, True, False]
+    assert corners(pictures.open_photo(tmp_path / "a.png")) == [True, False, True, False]
 
 
 def test_what_is_transparent_is_white(file):
     """With an alpha channel, and with a transparent colour of a palette."""
     image = halves("RGBA")
     image.putalpha(Image.new("L", image.size, 0))
-    assert np.asarray(photo.open_photo(file(image, "a.png")).image).min() == 255
+    assert np.asarray(pictures.open_photo(file(image, "a.png")).image).min() == 255
     image = halves().quantize(2)
     transparent = image.getpixel((0, 0))
-    pixels = np.asarray(photo.open_photo(file(image, "b.png", transparency=transparent)).image)
+    pixels = np.asarray(pictures.open_photo(file(image, "b.png", transparency=transparent)).image)
     assert (pixels[5, 5].tolist(), pixels[5, -5].argmax()) == ([255] * 3, 2)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.mpo"])
 def test_of_an_animation_it_is_the_first_frame(file, name):
     """Not the last; nor in a telephone's JPEG with more than one picture."""
-    opened = photo.open_photo(file(halves(), name, save_all=True, append_images=[halves(left=BLUE, right=RED)]))
+    opened = pictures.open_photo(file(halves(), name, save_all=True, append_images=[halves(left=BLUE, right=RED)]))
     assert corners(opened) == [True, False, True, False]
 
 
@@ -115,14 +115,14 @@ def test_a_photo_stands_upright(file, orientation, name):
     stored = upright.transpose(Image.Transpose[undo[orientation]]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    opened = photo.open_photo(file(stored, name, exif=exif))
+    opened = pictures.open_photo(file(stored, name, exif=exif))
     assert (opened.size, opened.image.size) == ((64, 40), (64, 40))
     assert corners(opened) == [True, False, True, False]
 
 
 def test_damaged_exif_does_not_hide_the_picture(file):
     """It is taken as it is."""
-    opened = photo.open_photo(file(halves(), "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff nonsense"))
+    opened = pictures.open_photo(file(halves(), "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff nonsense"))
     assert corners(opened) == [True, False, True, False]
 
 
@@ -144,10 +144,10 @@ def test_shrinking_averages():
 
 def test_a_photo_can_come_as_bytes(file):
     """As an upload does."""
-    opened = photo.open_photo(file(halves(), "a.png").read_bytes(), "mine.png")
+    opened = pictures.open_photo(file(halves(), "a.png").read_bytes(), "mine.png")
     assert (opened.name, opened.size) == ("mine.png", (60, 40))
-    with pytest.raises(photo.PhotoError, match=r"mine\.txt is not an image") as error:
-        photo.open_photo(b"text", "mine.txt")
+    with pytest.raises(pictures.PhotoError, match=r"mine\.txt is not an image") as error:
+        pictures.open_photo(b"text", "mine.txt")
     one_line(error)
 
 
@@ -157,7 +157,7 @@ def test_a_photo_can_come_as_bytes(file):
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_the_decks_size_is_fine(file, name):
     """3605×3605, as on deck A's slide."""
-    opened = photo.open_photo(file(halves(size=(3605, 3605)), name))
+    opened = pictures.open_photo(file(halves(size=(3605, 3605)), name))
     assert opened.size == (3605, 3605)
     assert 512 <= min(opened.image.size) < 1024
     assert corners(opened) == [True, False, True, False]
@@ -170,9 +170,9 @@ def test_the_decks_size_is_fine(file, name):
 def test_a_hundred_megapixels_need_little_memory(file, mode, name, megabytes):
     """A JPEG is decoded small; anything else needs its own pixels, and hardly more."""
     path = file(Image.new(mode, (10_000, 10_000)), name)
-    code = ("import resource, sys; from lib import photo; photo.open_photo(sys.argv[2])\n"
+    code = ("import resource, sys; from lib import pictures; pictures.open_photo(sys.argv[2])\n"
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            "opened = photo.open_photo(sys.argv[1])\n"
+            "opened = pictures.open_photo(sys.argv[1])\n"
             "print(opened.size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)")
     command = [sys.executable, "-c", code, str(path), str(file(halves(), "small.png"))]
     result = subprocess.run(command, capture_output=True, text=True, cwd=project.ROOT, check=True)
@@ -184,11 +184,11 @@ def test_a_decompression_bomb_is_refused(file, monkeypatch):
     """At the size at which Pillow does: here the limit is lowered instead of writing one."""
     path = file(halves(), "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 // 2 - 1)
-    with pytest.raises(photo.PhotoError, match="million pixels: make it smaller") as error:
-        photo.open_photo(path)
+    with pytest.raises(pictures.PhotoError, match="million pixels: make it smaller") as error:
+        pictures.open_photo(path)
     one_line(error)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 - 1)  # Pillow would warn of this one
-    assert photo.open_photo(path).size == (60, 40)
+    assert pictures.open_photo(path).size == (60, 40)
 
 
 def test_a_header_that_promises_too_much_costs_nothing(tmp_path):
@@ -197,8 +197,8 @@ def test_a_header_that_promises_too_much_costs_nothing(tmp_path):
     Image.new("L", (1, 1)).save(image, "PPM")
     (tmp_path / "a.ppm").write_bytes(b"P5 46341 46341 255\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(photo.PhotoError, match="more than 178 million pixels"):
-        photo.open_photo(tmp_path / "a.ppm")
+    with pytest.raises(pictures.PhotoError, match="more than 178 million pixels"):
+        pictures.open_photo(tmp_path / "a.ppm")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
@@ -216,8 +216,8 @@ def test_a_header_that_promises_too_much_costs_nothing(tmp_path):
 def test_what_is_not_a_photo_is_one_line(tmp_path, name, content, says):
     """That says what to do."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(photo.PhotoError, match=says) as error:
-        photo.open_photo(tmp_path / name)
+    with pytest.raises(pictures.PhotoError, match=says) as error:
+        pictures.open_photo(tmp_path / name)
     assert name in one_line(error)
 
 
@@ -229,8 +229,8 @@ def test_a_truncated_photo_is_one_line(file, name):
     whole = path.read_bytes()
     for share in (0.02, 0.3, 0.6):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(photo.PhotoError) as error:
-            photo.open_photo(path)
+        with pytest.raises(pictures.PhotoError) as error:
+            pictures.open_photo(path)
         one_line(error)
     generator = np.random.default_rng(1)
     for _ in range(40):
@@ -239,8 +239,8 @@ def test_a_truncated_photo_is_one_line(file, name):
             damaged[place] = generator.integers(256)
         path.write_bytes(damaged)
         try:
-            assert photo.open_photo(path).image.mode == "RGB"
-        except photo.PhotoError as error:
+            assert pictures.open_photo(path).image.mode == "RGB"
+        except pictures.PhotoError as error:
             assert "\n" not in str(error)
 
 
@@ -249,8 +249,8 @@ def test_a_path_that_leads_nowhere_is_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, says in ((tmp_path / "no.jpg", "is not there: check the path"), (tmp_path, "is a folder"),
                        (tmp_path / "pipe", "is not there"), (tmp_path / ("x" * 300), "cannot be read")):
-        with pytest.raises(photo.PhotoError, match=says) as error:
-            photo.open_photo(path)
+        with pytest.raises(pictures.PhotoError, match=says) as error:
+            pictures.open_photo(path)
         message = str(error.value)
         assert "\n" not in message
 
@@ -341,6 +341,27 @@ def test_random_weights_are_named(saved):
     assert (best.dataset, best.classes[3]) == ("cifar10 from random weights", "cat")
 
 
+def test_many_classes_are_not_all_listed():
+    """Twenty fit into a sentence."""
+    saved = photo.Saved("a", None, "photos", tuple(f"kind {index}" for index in range(120)), None)
+    line = photo.caveats([photo.Answer(saved, np.full(120, 1 / 120, np.float32))])[0]
+    assert "knows only kind 0, kind 1, " in line
+    assert ", kind 19, 100 more: it shares out 100 %" in line
+
+
+@pytest.mark.usefixtures("study")
+def test_a_model_of_ones_own_images_knows_their_classes(saved):
+    """From its record; its run has the name of the folder of images, and is found by it."""
+    (saved / "smoke").rename(saved / "photos-quick")
+    (saved / "photos-quick" / "run.json").write_text("{}")
+    path = saved / "photos-quick" / "records" / "A1.json"
+    record = json.loads(path.read_text())
+    record["dataset"] |= {"name": "photos", "classes": [f"kind {index}" for index in range(10)]}
+    path.write_text(json.dumps(record))
+    for found in (photo.trained(), photo.trained("photos-quick")):
+        assert (found[0].dataset, found[0].classes[3]) == ("photos", "kind 3")
+
+
 @pytest.mark.usefixtures("study")
 def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     """The best first; what has no record, too; what is being written, not. A damaged file is one line."""
@@ -352,7 +373,7 @@ def test_what_was_trained_is_found_and_answers(saved, file, capsys):
         photo.trained("smoke", ["Z9"])
     one_line(error)
 
-    opened = photo.open_photo(file(halves(), "a.png"))
+    opened = pictures.open_photo(file(halves(), "a.png"))
     probabilities = photo.ask(photo.load(found[0]), found[0], opened).probabilities
     assert (probabilities.shape, probabilities.dtype) == ((10,), np.float32)
     assert abs(probabilities.sum() - 1) < 1e-5

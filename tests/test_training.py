@@ -333,7 +333,8 @@ def test_an_experiment_leaves_record_predictions_and_model(lab, noise, reports, 
     assert sorted(path.name for path in (reports / "smoke").rglob("*.*")) == ["A1.json", "A1.keras", "A1.npz"]
     record = records.read(reports / "smoke" / "records" / "A1.json")
     assert record == run.record
-    assert record["dataset"] == {"name": "noise", "fingerprint": "0123", "train": 40, "validation": 8, "test": 12}
+    assert record["dataset"] == {"name": "noise", "fingerprint": "0123", "train": 40, "validation": 8, "test": 12,
+                                 "classes": ["a", "b", "c", "d"]}
     assert record["settings"]["note"] == "a setting"
     assert record["settings"]["batch_size"] == 8
     assert record["settings"]["callbacks"] == [{"name": "Counter"}]
@@ -341,7 +342,8 @@ def test_an_experiment_leaves_record_predictions_and_model(lab, noise, reports, 
     assert record["model"]["total_parameters"] == model.count_params()
     assert record["training"]["epochs"] == len(run.history["loss"]) == 2
     assert record["metrics"] == evaluation.metrics(run.probabilities, noise.test.labels)
-    assert set(record["metrics"]) == {"accuracy", "precision_macro", "recall_macro", "f1_macro", "loss"}
+    assert set(record["metrics"]) == {"accuracy", "precision_macro", "recall_macro", "f1_macro", "precision_weighted",
+                                      "f1_weighted", "loss"}
     probabilities, labels = records.predictions("smoke", "A1")
     np.testing.assert_allclose(probabilities, run.probabilities, rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(labels, noise.test.labels)
