@@ -22,11 +22,10 @@ def content(profile, group, folder):
     labels = next(labels for _, labels in answers.values())
     predicted = np.stack([probabilities.argmax(axis=1) for probabilities, _ in answers.values()])
     places, recorded = contested(predicted), next(iter(group.values()))["dataset"]
-    dataset = _data(recorded)
-    known = data.CIFAR10_CLASSES if recorded["name"] == "cifar10" else range(1 + max(predicted.max(), labels.max()))
-    classes = dataset.class_names if dataset else known
+    dataset = _data(profile, recorded)
+    classes = recorded.get("classes", data.CIFAR10_CLASSES)  # the first records were all of CIFAR-10, and did not say
     return {"models": [_model(name, record, row) for (name, record), row in zip(group.items(), predicted, strict=True)],
-            "labels": _packed(labels), "classes": [str(name) for name in classes], "pictures": places.tolist(),
+            "labels": _packed(labels), "classes": list(classes), "pictures": places.tolist(),
             "sprite": _sprite(folder, recorded, dataset, places), "columns": COLUMNS}
 
 
@@ -40,12 +39,13 @@ def contested(predicted):
     return np.sort(order[disputes[order] > 0])
 
 
-def _data(recorded):
+def _data(profile, recorded):
     """The data of a record, or None where it is not here any more, or not the same; nothing is downloaded."""
-    if recorded["name"] == "cifar10" and not data.find_cifar10():
+    name = records.dataset(profile) or recorded["name"]
+    if name in ("cifar10", "cifar100") and not data.find_cifar(name):
         return None
     try:
-        found = data.load_dataset(recorded["name"], test_limit=recorded["test"])
+        found = data.load_dataset(name, test_limit=recorded["test"])
     except data.DataError:
         return None
     return found if found.fingerprint == recorded["fingerprint"] else None

@@ -108,11 +108,14 @@ def _complete(study):
 
 
 def _compare(study):
-    """The page with two models side by side; None where there are no two that answered the same test images."""
+    """The page with two models side by side; None where there are no two that answered the same test images.
+
+    Nor for more classes than a byte can tell apart: the page would be a matrix of them.
+    """
     from lib import findings
 
     group = findings.models(_complete(study))
-    if len(group) < 2:
+    if len(group) < 2 or len(next(iter(group.values()))["dataset"].get("classes", ())) > 256:
         return None
 
     def values():
@@ -120,7 +123,7 @@ def _compare(study):
 
         return {"comparison": comparepage.content(study["profile"], group, study["site"])}
 
-    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, data.find_cifar10() is not None]
+    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, data.find_cifar() is not None]
     return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
 
