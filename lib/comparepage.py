@@ -67,7 +67,7 @@ def _sprite(folder, recorded, dataset, places):
     digest = hashlib.sha256(f"{recorded['fingerprint']} {places.tolist()}".encode()).hexdigest()
     path = folder / f"contested-{digest[:12]}.webp"
     if not path.exists():
-        if not dataset:
+        if not dataset or not len(places):
             return None
         sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE * -(-len(places) // COLUMNS)))
         for number, place in enumerate(places):

@@ -14,8 +14,8 @@ def models(found):
     """
     groups = {}
     for name, record in found.items():
-        if record["pretrained"] != "random":
-            images = record["dataset"]
+        images = record["dataset"]
+        if record["pretrained"] != "random" and images.keys() >= {"name", "fingerprint", "test"}:
             groups.setdefault((images["name"], images["fingerprint"], images["test"]), {})[name] = record
     group = max(groups.values(), key=len, default={})
     return dict(sorted(group.items(), key=lambda item: -item[1]["metrics"]["accuracy"]["value"]))

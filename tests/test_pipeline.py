@@ -204,7 +204,8 @@ def test_after_a_kill_finished_experiments_are_kept_and_the_last_goes_on(study):
     kept = {name: (folder / f"{name}.json").read_bytes() for name in "AB"}
     assert json.loads(kept["A"])["created"] < datetime.fromtimestamp(held["B"].stat().st_mtime, UTC).isoformat()
     assert not (folder / "C.json").exists()
-    assert study.invoke("run-all", "--profile", "smoke")[0] == 0
+    done = study.invoke("run-all", "--profile", "smoke")
+    assert done[0] == 0, done
     assert {name: (folder / f"{name}.json").read_bytes() for name in "AB"} == kept
     assert json.loads((folder / "C.json").read_text())["training"]["epochs"] == 2
     said = executed(study, "03_three").outputs[0].text
@@ -223,7 +224,8 @@ def test_a_second_run_of_a_profile_stops_at_once(study):
         assert (code, out) == (2, "")
         assert re.fullmatch(rf"error: {study.root}/reports/smoke is in use by a run of process {first.pid} on .+, "
                             r"since [-\d]{10} [:\d]{8} UTC: wait for its end, or choose another profile\n", err)
-        assert study.invoke("run-all", "--profile", "quick", "--only", "02")[0] == 0
+        done = study.invoke("run-all", "--profile", "quick", "--only", "02")
+        assert done[0] == 0, done
         assert first.poll() is None
     finally:
         first.kill()

@@ -107,7 +107,8 @@ def write_records():
     for name, wrong in (("A2", 90), ("A2-own", 36)):
         record = json.loads((project.ROOT / "reports/reference/records/A1.json").read_text("utf-8"))
         record |= ours | {"experiment": name, "settings": {}}
-        record["dataset"] |= {"name": "digits", "fingerprint": digits.fingerprint, "test": 360}
+        record["dataset"] |= {"name": "digits", "fingerprint": digits.fingerprint, "test": 360,
+                              "classes": list(digits.class_names)}
         record["metrics"]["accuracy"] = {"value": 1 - wrong / 360, "low": 0.5, "high": 1.0}
         answers = np.where(np.arange(360) < wrong, (digits.test.labels + 1) % 10, digits.test.labels)
         records.write(record, np.eye(10)[answers], digits.test.labels)

@@ -183,7 +183,8 @@ def test_compare_by_keyboard(page, folder):
     assert page.url.endswith("#A2,A2")
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "0", "0", "90"]
     assert page.locator("#pictures li").count() == 0
-    page.goto((folder / "compare.html#A2,A2-own").as_uri())
+    page.goto((folder / "compare.html").as_uri() + "#A2,A2-own")
+    page.reload()
     page.reload()
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "0", "54", "36"]
     tab_to(page, "#kind")
