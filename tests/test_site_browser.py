@@ -185,7 +185,6 @@ def test_compare_by_keyboard(page, folder):
     assert page.locator("#pictures li").count() == 0
     page.goto((folder / "compare.html").as_uri() + "#A2,A2-own")
     page.reload()
-    page.reload()
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "0", "54", "36"]
     tab_to(page, "#kind")
     page.keyboard.press("ArrowDown")
