@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import toy
 
-COMMANDS = ("bench", "clean", "export", "lab", "lint", "predict", "report", "run", "run-all", "serve", "test",
-            "validate")
+COMMANDS = ("bench", "clean", "export", "lab", "lint", "new-notebook", "predict", "report", "run", "run-all", "serve",
+            "test", "validate")
 
 
 @pytest.fixture(scope="module")
