@@ -184,8 +184,9 @@ def new_notebook(_, name):
 def test(_):
     """Run the tests and compare the notebooks' checked outputs."""
     with tempfile.TemporaryDirectory() as reports:
-        code = _call(sys.executable, "-m", "pytest", "-q", project.ROOT / "tests")
-        notebooks = _call(*NBVAL, "-n", "2", "--dist", "loadscope", project.NOTEBOOKS, reports=reports)
+        two = ("-n", "2", "--dist", "loadscope")  # processes, each with whole files: their fixtures are made once
+        code = _call(sys.executable, "-m", "pytest", "-q", *two, project.ROOT / "tests")
+        notebooks = _call(*NBVAL, *two, project.NOTEBOOKS, reports=reports)
     return int(bool(code or notebooks))
 
 
