@@ -10,18 +10,18 @@ import toy
 
 SMALL = """train_limit: 100
 test_limit: 60
-epochs: 2
-max_epochs: 2
+epochs: 1
+max_epochs: 1
 candidate_limit: 60
 candidate_epochs: 1
-own_epochs: 2
+own_epochs: 1
 """
 BUSY = """import pathlib, time
 import numpy as np
 from lib import project
 last, end = project.REPORTS / profile / "records" / "A1-own.json", time.monotonic() + 600
 while not last.exists() and time.monotonic() < end:
-    np.ones((1000, 1000)) @ np.ones((1000, 1000))"""
+    np.ones((99, 99)) @ np.ones((99, 99))"""
 TIMES = {"created", "seconds", "compile_seconds", "latency"}
 
 
@@ -45,7 +45,7 @@ def results(folder, monkeypatch):
 
 
 def test_a_run_can_be_repeated_bit_for_bit(tmp_path, monkeypatch):
-    """Once alone, once with `--jobs 2` beside a notebook that keeps the processor busy; each with an empty cache."""
+    """Once alone, once with `--jobs 2` beside a notebook that keeps a core busy; each with an empty cache."""
     study = toy.Study(tmp_path / "study")
     study.notebook("03_busy", BUSY)
     shutil.copy(project.NOTEBOOKS / "02_baseline_cnn.ipynb", study.root / "notebooks")
