@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import time
+import urllib.request
 from dataclasses import replace
 
 from lib import data, evaluation, training, transfer
@@ -384,6 +385,7 @@ def home(tmp_path, monkeypatch):
     from keras.src.backend import config
 
     monkeypatch.setattr(config, "_KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep these proxies for all tests to come
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     for name in ("no_proxy", "NO_PROXY"):
