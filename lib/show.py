@@ -8,6 +8,7 @@ import io
 
 import matplotlib.pyplot as plt
 from IPython.display import display
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 
@@ -15,12 +16,28 @@ def figure(fig, alt, thumbnail=False):
     """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index."""
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what it shows")
+    _write_powers_out(fig)
     fig.savefig(buffer := io.BytesIO(), format="png", dpi=100, bbox_inches="tight")
     plt.close(fig)
     small = Image.open(buffer).convert("RGB").quantize(256)  # looks the same, and keeps notebooks half as large
     small.save(buffer := io.BytesIO(), format="png", optimize=True)
     metadata = {"image/png": {"alt": alt}} | ({"study": {"role": "thumbnail"}} if thumbnail else {})
     display({"image/png": buffer.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+
+
+class _PlainNumbers(LogFormatter):
+    """Ticks of a logarithmic axis that read 1,000: `plots` has Matplotlib take no text for a formula, so not 10³."""
+
+    def __call__(self, x, pos=None):
+        return f"{x:,g}" if super().__call__(x, pos) else ""
+
+
+def _write_powers_out(fig):
+    for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(_PlainNumbers())
+        if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+            axis.set_minor_formatter(_PlainNumbers())
 
 
 def table(frame, caption, index=False):
