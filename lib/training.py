@@ -101,12 +101,15 @@ class Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         if self.path is None or not self.path.exists():
             return
-        with np.load(self.path, allow_pickle=False) as arrays:
-            self.state = json.loads(str(arrays["state"]))
-            self.known = self.state["callbacks"]
-            for index, variable in enumerate(self._variables()):
-                variable.assign(arrays[f"variable{index}"])
-            self.best = {name: arrays[name] for name in arrays.files if name.startswith("best")}
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                self.state = json.loads(str(arrays["state"]))
+                self.known = self.state["callbacks"]
+                for index, variable in enumerate(self._variables()):
+                    variable.assign(arrays[f"variable{index}"])
+                self.best = {name: arrays[name] for name in arrays.files if name.startswith("best")}
+        except Exception as error:  # a damaged archive gives rise to many kinds
+            raise records.RecordError(self.path, f"cannot be read ({project.one_line(error)})") from error
         for _ in range(self.state["epoch"]):
             self.batches.on_epoch_end()
 

@@ -19,8 +19,6 @@ import keras
 import numpy as np
 from keras import layers
 
-LIMIT = float(os.environ.get("STUDY_CACHE_GB", "30")) * 1e9  # bytes on disk for cached features
-
 
 def known():
     """Return the names of the backbones: all networks of keras.applications."""
@@ -156,9 +154,9 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
 
     Leave "test" out of `parts` where a choice is made: its images then stay what they are. With `mirrored` the outputs
     of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %. What was used longest ago
-    is deleted where all features together would exceed LIMIT.
+    is deleted where all features together would exceed the limit: the environment variable STUDY_CACHE_GB, or 30.
 
-    Raises DataError where there is no space for the cache.
+    Raises DataError where there is no space for the cache, or the limit is no number.
     """
     folder = project.CACHE / "features" / f"{data.fingerprint}-{_fingerprint(prefix)}"
     splits = {part: getattr(data, part) for part in parts}
@@ -208,6 +206,15 @@ def _outputs(prefix, images, path, batch_size):
         raise DataError(f"{what} ({reason}): it needs {size:.1f} GB, free some space") from error
 
 
+def _limit():
+    """How many bytes of disk cached features may take."""
+    text = os.environ.get("STUDY_CACHE_GB", "30")
+    with contextlib.suppress(ValueError):
+        if (limit := float(text)) >= 0:
+            return limit * 1e9
+    raise DataError(f"STUDY_CACHE_GB is {text!r}: set it to a number of gigabytes")
+
+
 def _make_room(size):
     """Delete features, those used longest ago first, until `size` more bytes keep to the limit.
 
@@ -217,7 +224,7 @@ def _make_room(size):
     for path in (project.CACHE / "features").rglob("*.npy"):
         with contextlib.suppress(FileNotFoundError):  # another process makes room as well
             known.append((path.stat().st_mtime, path.stat().st_size, path))
-    excess = size + sum(length for _, length, _ in known) - LIMIT
+    excess = size + sum(length for _, length, _ in known) - _limit()
     for _, length, path in sorted(known):
         if excess <= 0:
             break

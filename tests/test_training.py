@@ -518,6 +518,21 @@ def test_an_experiment_leaves_no_checkpoint_when_it_is_finished(lab, monkeypatch
     assert not list((project.CACHE / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("content", [b"", b"no archive", "truncated", "of another network"])
+def test_a_damaged_checkpoint_is_one_line(noise, tmp_path, content):
+    path = tmp_path / "state.npz"
+    training.fit(network(), noise, RECIPE, checkpoint=path)
+    if content == "of another network":
+        np.savez(path, state='{"callbacks": []}')
+    else:
+        path.write_bytes(path.read_bytes()[:-100] if content == "truncated" else content)
+    with pytest.raises(records.RecordError) as error:
+        training.fit(network(), noise, RECIPE, checkpoint=path)
+    assert str(error.value).startswith(f"{path} cannot be read (")
+    assert str(error.value).endswith("): delete it and run its notebook again")
+    assert "\n" not in str(error.value)
+
+
 # ---------------------------------------------------------------------------------------------- rotation, zoom, cutout
 
 

@@ -356,12 +356,19 @@ def test_what_was_used_longest_ago_makes_room(prefix, noise, cache, monkeypatch)
     leftover.write_bytes(bytes(1000))
     for age, path in enumerate([leftover, *cache.rglob("train-*")]):
         os.utime(path, (age, age))
-    monkeypatch.setattr(transfer, "LIMIT", size + 500)
+    monkeypatch.setenv("STUDY_CACHE_GB", str((size + 500) / 1e9))
     transfer.cache(prefix, noise, parts=("validation",))
     assert leftover.exists()
     transfer.cache(prefix, replace(noise, fingerprint="4567"), parts=("validation",))
     assert sorted(path.name.split("-")[0] for path in cache.rglob("*.npy")) == ["test", "validation", "validation"]
     np.testing.assert_allclose(first.train.images, prefix.predict(noise.train.images, verbose=0), rtol=5e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", ["much", "nan", "-1", ""])
+def test_a_limit_that_is_no_number_is_one_line(prefix, noise, cache, monkeypatch, limit):
+    monkeypatch.setenv("STUDY_CACHE_GB", limit)
+    with pytest.raises(data.DataError, match=f"^STUDY_CACHE_GB is {limit!r}: set it to a number of gigabytes$"):
+        transfer.cache(prefix, noise)
 
 
 def test_a_disk_that_fills_up_is_one_line(prefix, noise, cache, full_disk):
