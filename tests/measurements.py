@@ -218,7 +218,21 @@ def bfloat16():
             seconds(steps[-1])  # compiles
         found[name] = bench.in_turn(*[lambda step=step: seconds(step) for step in steps], 5)
     together = np.sum(list(found.values()), axis=0).tolist()
-    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
+    return bench.summary(together) | {
+        "networks": {name: bench.summary(pairs) for name, pairs in found.items()}, "parity": parity()}
+
+
+def parity():
+    """Validation accuracy of A1 after a short training in both precisions: {precision: [of each seed]}."""
+    few, recipe, reached = images(5000), training.Recipe(epochs=4, batch_size=64), {}
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.mixed_precision.set_dtype_policy(policy)
+        reached[policy] = []
+        for seed in range(REPEATS):
+            keras.utils.set_random_seed(seed)
+            history = training.fit(network("A1"), few, recipe, seed=seed)["history"]
+            reached[policy].append(history["val_accuracy"][-1])
+    return {"images": len(few.train.labels), "epochs": recipe.epochs, "accuracy": reached}
 
 
 def determinism():

@@ -25,7 +25,9 @@ def everything():
     series = {"model": "A1", "values": [1000, 50_000], "seconds": [0.1, 5.0], "megabytes": [20.0, 300.0],
               "seconds_exponent": 0.987, "memory_exponent": 0.5}  # fmt: skip
     more = {"frozen_phase": {"network": "a network", "images": 2000, "epochs": 20, "epochs_run": [2, 20]},
-            "data_load": {"with_every_image_read": one}, "bfloat16": {"networks": {"E5": one}},
+            "data_load": {"with_every_image_read": one}, "bfloat16": {
+                "networks": {"E5": one}, "parity": {"images": 5000, "epochs": 4, "accuracy": {
+                    "float32": [0.5, 0.512], "mixed_bfloat16": [0.509, 0.51]}}},
             "determinism": {"networks": {"B2": one}},
             "pipeline_overhead": {"overhead_seconds": 6.5},
             "limit": {"product_gflops": 181.9, "precision": "float32", "models": {"A1": {
