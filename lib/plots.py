@@ -134,6 +134,21 @@ def accuracy_against_cost(points, cost, front):
     return fig
 
 
+def robustness(found):
+    """Return a figure of {experiment: "robustness" of its record}: accuracy over the strength of each corruption."""
+    fig, axes = plt.subplots(3, 2, figsize=(5.6, 7.4), sharex=True, sharey=True, layout="constrained")
+    for name, tested in found.items():
+        for axis, (kind, values) in zip(axes.flat, tested["accuracy"].items(), strict=False):
+            axis.plot(100 * np.array([tested["clean"], *values]), label=name)
+            axis.set(title=kind, xticks=range(len(values) + 1))
+    axes[1, 1].tick_params(labelbottom=True)
+    axes[2, 1].axis("off")
+    axes[2, 1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize="small", loc="center")
+    fig.supxlabel("strength (0: the image as it is)", fontsize="medium")
+    fig.supylabel("accuracy (%)", fontsize="medium")
+    return fig
+
+
 def reported_against_measured(claims):
     """Return a figure of the decks' accuracies (%), a number or a range each, beside the measured ones.
 

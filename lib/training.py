@@ -248,7 +248,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
 
 def _affordable(train):
     """How many test images to corrupt in 25 ways: answering them costs less than one pass over the training images."""
-    return int(np.clip(len(train.labels) // 40, 10, 1000))
+    return int(np.clip(len(train.labels) // 45, 10, 1000))
 
 
 def _summary(record):
