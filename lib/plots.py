@@ -59,10 +59,10 @@ def dashboard(run, class_names, title):
     """Return one figure of all that a test says of a `training.Run`.
 
     Learning curves with the best epoch, precision, recall and F1 per class (of many, the lowest), confusion matrix, the
-    ten most confused pairs, and accuracy against confidence, with the expected calibration error (Guo et al. 2017).
+    ten most confused pairs, and accuracy against confidence, above how sure right and wrong answers are.
     """
-    fig = plt.figure(figsize=(11, 12.5), layout="constrained")
-    curves, middle, lower = fig.subfigures(3, 1, height_ratios=[1, 1.4, 1])
+    fig = plt.figure(figsize=(11, 13.5), layout="constrained")
+    curves, middle, lower = fig.subfigures(3, 1, height_ratios=[1, 1.4, 1.25])
     _curves(curves.subplots(1, 2), {"": run.history})
     scores = evaluation.class_report(run.probabilities, run.labels, class_names)
     shown = scores if len(scores) <= READABLE else scores.nsmallest(READABLE, "F1")
@@ -75,18 +75,32 @@ def dashboard(run, class_names, title):
     classes.set(yticks=places, yticklabels=shown["class"], xlabel="score", title=heading)
     classes.invert_yaxis()
     classes.legend(fontsize="small")
-    pairs, calibration = lower.subplots(1, 2)
+    left, right = lower.subfigures(1, 2)
+    pairs = left.subplots()
     confused = evaluation.confused_pairs(run.probabilities, run.labels, class_names)
     pairs.barh(confused["true"] + " → " + confused["predicted"], confused["images"], color=PALETTE[0])
     pairs.set(xlabel="test images", title="Most confused (true → predicted)")
     pairs.invert_yaxis()
-    bins, error = evaluation.calibration(run.probabilities, run.labels)
-    calibration.plot([0, 100], [0, 100], "--", color="grey", label="calibrated")
-    calibration.plot(100 * bins["confidence"], 100 * bins["accuracy"], "o-", color=PALETTE[0], label="measured")
-    calibration.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=f"Calibration: {100 * error:.1f} points off")
-    calibration.legend(fontsize="small")
+    _calibration(right.subplots(2, 1, sharex=True, height_ratios=[1.7, 1]), run)
     fig.suptitle(f"{title} (curves: dashed training, solid validation)")
     return fig
+
+
+def _calibration(axes, run):
+    """Accuracy against confidence with the expected calibration error (Guo et al. 2017), and both kinds of answers."""
+    bins, error = evaluation.calibration(run.probabilities, run.labels)
+    mended = run.record.get("calibration")
+    more = f",\n{100 * mended['ece_scaled']:.1f} at temperature {mended['temperature']:.2f}" if mended else ""
+    axes[0].plot([0, 100], [0, 100], "--", color="grey", label="calibrated")
+    axes[0].plot(100 * bins["confidence"], 100 * bins["accuracy"], "o-", color=PALETTE[0], label="measured")
+    axes[0].set(ylabel="accuracy (%)", title=f"Calibration: {100 * error:.1f} points off{more}")
+    axes[0].legend(fontsize="small")
+    confidence, hits = 100 * run.probabilities.max(axis=1), run.probabilities.argmax(axis=1) == run.labels
+    for kind, chosen, colour in (("right answers", hits, PALETTE[0]), ("wrong answers", ~hits, PALETTE[1])):
+        counts, edges = np.histogram(confidence[chosen], 15, (0, 100))
+        axes[1].stairs(100 * counts / max(1, chosen.sum()), edges, color=colour, linewidth=2, label=kind)
+    axes[1].set(xlabel="confidence (%)", ylabel="share (%)")
+    axes[1].legend(fontsize="small")
 
 
 def errors(run, images_, class_names, title, count=20):
@@ -117,6 +131,21 @@ def accuracy_against_cost(points, cost, front):
     for name, x, y, height in zip(best["experiment"], best[cost], best["accuracy"], heights, strict=True):
         axis.annotate(name, (x, y), (1.03, height), textcoords=axis.get_yaxis_transform(), va="center",
                       arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.8, "relpos": (0, 0.5)})
+    return fig
+
+
+def robustness(found):
+    """Return a figure of {experiment: "robustness" of its record}: accuracy over the strength of each corruption."""
+    fig, axes = plt.subplots(3, 2, figsize=(5.6, 7.4), sharex=True, sharey=True, layout="constrained")
+    for name, tested in found.items():
+        for axis, (kind, values) in zip(axes.flat, tested["accuracy"].items(), strict=False):
+            axis.plot(100 * np.array([tested["clean"], *values]), label=name)
+            axis.set(title=kind, xticks=range(len(values) + 1))
+    axes[1, 1].tick_params(labelbottom=True)
+    axes[2, 1].axis("off")
+    axes[2, 1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize="small", loc="center")
+    fig.supxlabel("strength (0: the image as it is)", fontsize="medium")
+    fig.supylabel("accuracy (%)", fontsize="medium")
     return fig
 
 

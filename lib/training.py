@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from lib import augmentation, decks, evaluation, models, optimizers, project, records, runtime, transfer
+from lib import augmentation, corruptions, decks, evaluation, models, optimizers, project, records, runtime, transfer
 
 import keras
 import numpy as np
@@ -227,12 +227,15 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
         training = fit(trained, inputs, recipe, callbacks, study.seed, checkpoint)
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     probabilities, labels = evaluation.predict(trained, inputs.test.images), np.asarray(data.test.labels)
+    answers = evaluation.predict(trained, inputs.validation.images), np.asarray(data.validation.labels)
     record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
               "created": datetime.now(UTC).isoformat(timespec="seconds"), "commit": runtime.commit(),
               "versions": runtime.versions(), "device": runtime.device(),
               "model": models.count_parameters(model) | {"flops": models.count_flops(model)},
               "metrics": evaluation.metrics(probabilities, labels), "training": training,
-              "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name)}  # fmt: skip
+              "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name),
+              "calibration": evaluation.temperature_scaling(probabilities, labels, *answers),
+              "robustness": evaluation.robustness(model, data.test, _affordable(data.train))}
     if views:
         record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
     models.save(model, saved)
@@ -241,6 +244,11 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     checkpoint.unlink(missing_ok=True)
     print(_summary(record))
     return Run(record, probabilities, labels)
+
+
+def _affordable(train):
+    """How many test images to corrupt in 25 ways: answering them costs less than one pass over the training images."""
+    return int(np.clip(len(train.labels) // 45, 10, 1000))
 
 
 def _summary(record):
@@ -255,7 +263,7 @@ def _key(plan, model, data):
     digest = hashlib.sha256(repr((plan, architecture, runtime.versions())).encode())
     for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
         digest.update(np.ascontiguousarray(array))
-    for module in (augmentation, evaluation, models, optimizers, transfer, sys.modules[__name__]):
+    for module in (augmentation, corruptions, evaluation, models, optimizers, transfer, sys.modules[__name__]):
         digest.update(project.code_of(module.__file__).encode())
     return digest.hexdigest()[:16]
 

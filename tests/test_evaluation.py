@@ -4,7 +4,7 @@ import time
 import tracemalloc
 from types import SimpleNamespace
 
-from lib import evaluation
+from lib import corruptions, data, evaluation
 
 import keras
 import numpy as np
@@ -114,6 +114,69 @@ def test_a_thousand_classes_take_little_memory():
     tracemalloc.stop()
     assert metrics["f1_macro"]["value"] == pytest.approx(
         f1_score(labels, probabilities.argmax(axis=1), labels=range(1000), average="macro", zero_division=0), abs=2e-6)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 3])
+def test_the_temperature_of_known_logits_is_found(factor):
+    """Labels were drawn from a softmax; a model that multiplies its logits is too sure, or not sure enough."""
+    generator = np.random.default_rng(0)
+    logits = 2 * generator.normal(size=(20_000, 5))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) < generator.random((20_000, 1))).sum(axis=1)
+    given = np.exp(factor * logits) / np.exp(factor * logits).sum(axis=1, keepdims=True)
+    found = evaluation.temperature(given, labels)
+    assert found == pytest.approx(factor, rel=0.03)
+    np.testing.assert_allclose(evaluation.rescaled(given, factor), true, atol=1e-6)
+    losses = [log_loss(labels, evaluation.rescaled(given, found * step)) for step in (0.98, 1, 1.02)]
+    assert losses[1] == min(losses)
+
+
+def test_temperature_scaling_is_judged_on_other_images():
+    """Fitted to validation images; numbers as `calibration` and scikit-learn have them; no answer changes."""
+    (test, labels), (validation, others) = predictions(4000), predictions(2000, seed=1)
+    test, validation = (evaluation.rescaled(each, 0.3) for each in (test, validation))  # far too sure
+    found = evaluation.temperature_scaling(test, labels, validation, others)
+    assert found["temperature"] == pytest.approx(evaluation.temperature(validation, others), abs=1e-4)
+    mended = evaluation.rescaled(test, found["temperature"])
+    np.testing.assert_array_equal(mended.argmax(axis=1), test.argmax(axis=1))
+    assert found["ece"] == pytest.approx(evaluation.calibration(test, labels)[1], abs=1e-6)
+    assert found["ece_scaled"] == pytest.approx(evaluation.calibration(mended, labels)[1], abs=1e-4)
+    assert found["ece_scaled"] < 0.03 < 0.2 < found["ece"]
+    assert found["loss_scaled"]["value"] == pytest.approx(log_loss(labels, mended), abs=1e-4)
+    assert found["loss_scaled"]["low"] < found["loss_scaled"]["value"] < found["loss_scaled"]["high"]
+
+
+def test_certain_answers_have_a_temperature():
+    """All right or all wrong, with probabilities of 0 and 1 too: near an end of the range, and finite numbers."""
+    labels = np.arange(40) % 4
+    for answers, low, high in ((labels, 0.049, 0.1), ((labels + 1) % 4, 19, 20.1)):
+        certain = np.eye(4, dtype=np.float32)[answers]
+        assert low < evaluation.temperature(0.9 * certain + 0.025, labels) < high
+        found = evaluation.temperature_scaling(certain, labels, certain, labels)
+        assert np.isfinite([found["temperature"], found["ece_scaled"], found["loss_scaled"]["value"]]).all()
+
+
+def test_robustness_is_the_accuracy_at_every_strength():
+    """Counted one corruption at a time, on the part of the images that is taken."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (60, 8, 8, 3), np.uint8), np.arange(60) % 3
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(x))
+    found = evaluation.robustness(model, data.Split(images, labels, np.arange(60)), limit=30)
+    rows = np.sort(data.stratified_order(labels)[:30])
+    assert np.bincount(labels[rows]).tolist() == [10, 10, 10]
+
+    def accuracy(shown):
+        return accuracy_score(labels[rows], evaluation.predict(model, shown).argmax(axis=1))
+
+    expected = {kind: [accuracy(corruptions.corrupt(images[rows], kind, strength)) for strength in range(1, 6)]
+                for kind in corruptions.STRENGTHS}
+    assert (found["images"], found["clean"]) == (30, pytest.approx(accuracy(images[rows]), abs=1e-4))
+    assert list(found["accuracy"]) == list(expected)
+    np.testing.assert_allclose([*found["accuracy"].values()], [*expected.values()], atol=1e-4)
+    assert found["mean"] == pytest.approx(np.mean([*expected.values()]), abs=1e-4)
+    assert len({value for values in found["accuracy"].values() for value in values}) > 3
 
 
 def run(dataset, weighted=0.5):

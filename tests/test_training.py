@@ -344,6 +344,10 @@ def test_an_experiment_leaves_record_predictions_and_model(lab, noise, reports, 
     assert record["metrics"] == evaluation.metrics(run.probabilities, noise.test.labels)
     assert set(record["metrics"]) == {"accuracy", "precision_macro", "recall_macro", "f1_macro", "precision_weighted",
                                       "f1_weighted", "loss"}
+    validation = evaluation.predict(model, noise.validation.images)
+    assert record["calibration"] == evaluation.temperature_scaling(run.probabilities, noise.test.labels, validation,
+                                                                   noise.validation.labels)
+    assert record["robustness"] == evaluation.robustness(model, noise.test, 10)
     probabilities, labels = records.predictions("smoke", "A1")
     np.testing.assert_allclose(probabilities, run.probabilities, rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(labels, noise.test.labels)
