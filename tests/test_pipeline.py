@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import data, parameters, pipeline, project
+from lib import data, parameters, pipeline, project, records
 
 import nbformat
 import pytest
@@ -267,6 +267,29 @@ def test_a_cluster_is_taken_by_its_address(study):
         address = cluster.scheduler_address
         code, out, _ = study.invoke("run-all", "--profile", "smoke", "--only", "02_two", "--scheduler", address)
         assert (code, ran(out)) == (0, ["02_two"])
+
+
+def test_a_sweep_runs_every_seed_once(study, monkeypatch):
+    """In folders of their own; seeds whose notebook has changed since are not compared with its new results."""
+    study.notebook("02_two", toy.TRAIN + "\nassert seed != 2", "retrain = False\n")
+    monkeypatch.setattr(project, "REPORTS", study.root / "reports")
+    code, out, err = study.invoke("sweep", "--seeds", "2", "--only", "02", "--profile", "smoke")
+    assert (code, err, ran(out)) == (0, "", ["02_two", "12_last", "seeds/1/02_two"])
+    assert re.search(r"^seeds/1/02_two +done .* 50.0% +seeds/1/site/02_two.html *$", out, re.MULTILINE)
+    assert study.marker("02_two", "smoke/seeds/1")["parameters"]["seed"] == 1
+    assert "profile smoke on the embedded digits (as asked for), seed 1" in (
+        study.root / "reports" / "smoke" / "seeds" / "1" / "site" / "index.html").read_text()
+
+    code, out, _ = study.invoke("sweep", "--seeds", "4", "--profile", "smoke", "--jobs", "2")
+    assert (code, ran(out)) == (1, ["12_last", "seeds/2/02_two", "seeds/3/02_two"])
+    assert "seeds/2/02_two failed: AssertionError" in out
+    found = records.over_seeds("smoke")["02_two"]
+    assert [(record["seed"], record["profile"]) for record in found] == [
+        (0, "smoke"), (1, "smoke/seeds/1"), (2, "smoke/seeds/2"), (3, "smoke/seeds/3")]
+
+    study.parameters("02_two", "rate: 0.75\n")
+    assert ran(study.invoke("run-all", "--profile", "smoke")[1]) == ["02_two", "12_last"]
+    assert records.over_seeds("smoke") == {}
 
 
 def edited(path, old, new):
