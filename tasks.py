@@ -17,6 +17,9 @@ from lib import project
 from invoke import Exit, task
 
 PROFILE = "smoke, quick, full or another folder under parameters/"
+DEFAULT_PROFILE = " (default: quick if CIFAR-10 can be had, else smoke)"
+JOBS = "notebooks to run at a time (default: as many as cores allow)"
+SCHEDULER = "address of a Dask cluster to run on"
 COLOURS = {"waiting": "dim", "running": "cyan", "done": "green", "kept": "blue", "failed": "bold red"}
 RUN = "smoke, quick, full, or the name of a folder under reports/, such as flowers-quick"
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "the embedded digits"}
@@ -48,25 +51,46 @@ def command(**settings):
     return decorate
 
 
-@command(profile=PROFILE + " (default: quick if CIFAR-10 can be had, else smoke)", only="numbers or names: 02,07",
-         force="run what has not changed, too", jobs="notebooks to run at a time (default: as many as cores allow)",
-         scheduler="address of a Dask cluster to run on", dataset=DATASET)
+@command(profile=PROFILE + DEFAULT_PROFILE, only="numbers or names: 02,07", force="run what has not changed, too",
+         jobs=JOBS, scheduler=SCHEDULER, dataset=DATASET)
 def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None, dataset=None):
     """Run the notebooks that have changed and build the web site."""
+    return _run(_chosen(only), profile, jobs, scheduler, dataset, force=force)
+
+
+@command(seeds="how many: the profile's own and the next ones", only="names: 02,05 (default: all that train)",
+         profile=PROFILE + DEFAULT_PROFILE, jobs=JOBS, scheduler=SCHEDULER, dataset=DATASET)
+def sweep(_, seeds="5", only=None, profile=None, jobs=None, scheduler=None, dataset=None):
+    """Train with several seeds, and compare over them."""
+    from lib import pipeline
+
+    chosen = [path for path in _chosen(only) if pipeline.trains(path)]
+    if not chosen:
+        raise project.StudyError(f"notebook {only} trains nothing: choose others with --only")
+    comparing = [path for path in _chosen(None) if pipeline.reads_records(path)]
+    return _run(chosen + comparing, profile, jobs, scheduler, dataset, seeds=_number("seeds", seeds))
+
+
+def _run(paths, profile, jobs, scheduler, dataset, **options):
+    """Run notebooks, say what became of them and build the web site; return the exit code."""
     from lib import parameters, pipeline, site
 
-    if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
-        raise project.StudyError(f"--jobs must be 1 or more, not {jobs}")
-    paths = _chosen(only)  # complain before a download begins
-    dataset = dataset and _dataset(dataset)
+    jobs, dataset = jobs and _number("jobs", jobs), dataset and _dataset(dataset)  # complain before a download begins
     profile, line = choose_profile(profile, dataset)
-    show = Progress(path.stem for path in paths)
+    show, name = Progress(), parameters.results(profile, dataset)
     with show.live:
-        pipeline.run(profile, line, paths, show, force, jobs and int(jobs), scheduler, dataset)
-    name = parameters.results(profile, dataset)
+        pipeline.run(profile, line, paths, show, jobs=jobs, scheduler=scheduler, dataset=dataset, **options)
     show.summary(name)
+    for place in sorted({Path(row).parent for row in show.rows} - {Path()}):
+        site.render(f"{name}/{place.as_posix()}")
     show.say(f"open {site.render(name)}")
     return int(any(row["state"] == "failed" for row in show.rows.values()))
+
+
+def _number(option, text):
+    if not text.isdecimal() or int(text) < 1:
+        raise project.StudyError(f"--{option} must be 1 or more, not {text}")
+    return int(text)
 
 
 @command(notebook="its number or name", profile=PROFILE, dataset=DATASET)
@@ -280,16 +304,20 @@ def _call(*arguments, reports=None):
 class Progress:
     """What a run looks like: `live` is a table in a terminal; elsewhere there are lines. Any thread may change it."""
 
-    def __init__(self, names):
+    def __init__(self):
         from rich.console import Console
         from rich.live import Live
 
         self.console = Console(highlight=False, markup=False, emoji=False)
         if not self.console.is_terminal:
             self.console.width = 120
-        self.rows = {name: {"state": "waiting", "told": 0} for name in names}
+        self.rows = {}
         self.live = Live(console=self.console, transient=True,
                          get_renderable=lambda: self.table(section="section", metric="last metric"))
+
+    def expect(self, names):
+        """Take note of the notebooks to come."""
+        self.rows |= {name: {"state": "waiting", "told": 0} for name in names}
 
     def say(self, text):
         """Print a line."""
@@ -325,15 +353,17 @@ class Progress:
         from rich.text import Text
 
         best, lines = {}, [f"{name} failed: {row['error']}" for name, row in self.rows.items() if row.get("error")]
-        try:
-            for record in records.read_all(profile).values():
-                best.setdefault(record["notebook"], []).append(record["metrics"]["accuracy"]["value"])
-        except project.StudyError as error:
-            lines.append(str(error))
-        for name, row in self.rows.items():
+        for place in dict.fromkeys(Path(name).parent for name in self.rows):  # another seed's is inside the profile's
+            try:
+                for record in records.read_all(Path(profile, place)).values():
+                    best.setdefault(place / record["notebook"], []).append(record["metrics"]["accuracy"]["value"])
+            except project.StudyError as error:
+                lines.append(str(error))
+        for name, row in ((Path(name), row) for name, row in self.rows.items()):
             row["best"] = f"{max(best[name]):.1%}" if name in best else ""
-            page = project.REPORTS / profile / "site" / f"{name}.html"
-            row["page"] = Text(f"site/{page.name}", f"link {page.resolve().as_uri()}") if page.exists() else ""
+            link = name.parent / "site" / f"{name.name}.html"
+            page = project.REPORTS / profile / link
+            row["page"] = Text(link.as_posix(), f"link {page.resolve().as_uri()}") if page.exists() else ""
         self.console.print(self.table(best="best accuracy", page="report"))
         for line in lines:
             self.say(line)

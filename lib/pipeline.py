@@ -18,9 +18,17 @@ from modulefinder import ModuleFinder
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from lib import data, parameters, project, site
+from lib import data, parameters, project, records, site
 
 _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
+
+
+def _state(paths):
+    """Return a short hash of what files hold."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()[:12]
+
+
+LOADED = _state(Path(__file__).parent.glob("*.py"))  # a worker process may have been started before a change
 
 
 def reads_records(path):
@@ -28,20 +36,31 @@ def reads_records(path):
     return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
-def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, dataset=None):
+def trains(path):
+    """Return whether a notebook has experiments that another seed would change."""
+    return {"profile", "seed", "retrain"} <= parameters.defaults(path).keys()
+
+
+def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, dataset=None, seeds=1):
     """Run the notebooks at `paths` that have changed, or with `force` all of them, and draw their pages.
 
-    With a `dataset`, they take that instead of their profile's, and the results go to a folder of its own.
+    With a `dataset`, they take that instead of their profile's, and the results go to a folder of its own. Those that
+    train run with so many `seeds`: the profile's own, and the numbers after it, each with a folder inside that one.
 
-    What happens is told to `show`, by say(text) and update(name, state, section, metric, seconds, error). `jobs`
-    notebooks run at a time (default: as many as the profile's threads leave cores for), in worker processes of this
-    machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where another process is
-    running the same profile.
+    What happens is told to `show`, by expect(names), say(text) and update(name, state, section, metric, seconds,
+    error). `jobs` notebooks run at a time (default: as many as the profile's threads leave cores for), in worker
+    processes of this machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where
+    another process is running the same profile, or a worker of the cluster could not do the same as this machine.
     """
     folder, run_id, client = project.REPORTS / parameters.results(profile, dataset), uuid.uuid4().hex, None
-    tasks = [{"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset), "folder": folder,
-              "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT, "cache": project.CACHE,
-              "run": run_id} for path in paths]  # fmt: skip
+    tasks = []
+    for path in paths:
+        task = {"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset),
+                "folder": folder, "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT,
+                "reports": project.REPORTS, "cache": project.CACHE, "run": run_id}  # fmt: skip
+        others = range(1, seeds) if trains(path) else ()
+        tasks += [task, *(_seeded(task, task["parameters"]["seed"] + more) for more in others)]
+    show.expect(task["name"] for task in tasks)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(folder))
         _sweep(folder)
@@ -55,6 +74,9 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
             options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
             on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
             _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
+        for task in (task for task in tasks if "own" in task and not (task["folder"] / "run.json").exists()):
+            about = {"line": f"{line}, seed {task['parameters']['seed']}"}
+            _write(task["folder"] / "run.json", **_json(folder / "run.json") | about)
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
@@ -69,8 +91,16 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
                     task["parameters"]["retrain"] = True
                 wave.append(task)
             if wave:
-                client = client or _connect(stack, scheduler, jobs, wave)
+                client = client or _connect(stack, scheduler, jobs, wave, folder)
                 _run_wave(client, wave, show, stop)
+
+
+def _seeded(task, seed):
+    """Return the task of the same notebook with another seed, whose results go to seeds/<seed> in the same folder."""
+    own, place = task["parameters"], f"seeds/{seed}"
+    folder, values = task["folder"] / place, {"seed": seed, "profile": f"{own['profile']}/{place}"}
+    return task | {"name": f"{place}/{task['name']}", "parameters": own | values, "folder": folder,
+                   "marker": folder / "runs" / f"{task['name']}.json", "own": {name: own[name] for name in values}}
 
 
 def _alone(folder):
@@ -104,13 +134,17 @@ def _sweep(folder):
 
 
 def digest(task):
-    """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again."""
-    values = {name: value for name, value in task["parameters"].items() if name != "retrain"}
+    """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again.
+
+    Nor the seed of a sweep, which its folder names: it has run like the profile's own where the two are equal.
+    """
+    values = {name: value for name, value in task["parameters"].items() if name != "retrain"} | task.get("own", {})
     code = [cell["source"] for cell in project.notebook(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
+        files += records.of_seeds(task["folder"])
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
               [(path.name, project.code_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8"))
                for path in files if path.exists()]]
@@ -127,16 +161,18 @@ def _library(root, code):
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
 
-def _connect(stack, scheduler, jobs, tasks):
+def _connect(stack, scheduler, jobs, tasks, folder):
     """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it."""
     import dask.system
     from distributed import Client
 
     if scheduler:
         try:
-            return stack.enter_context(Client(scheduler, timeout=5))
+            client = stack.enter_context(Client(scheduler, timeout=5))
         except (OSError, ValueError) as error:
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
+        _compare(client, folder)
+        return client
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
     prefix = f"study-{os.getpid()}-"
@@ -154,6 +190,53 @@ def _connect(stack, scheduler, jobs, tasks):
             dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
 
 
+def _compare(client, folder):
+    """Raise StudyError where a worker of a cluster could not do, or would do otherwise, what this process would."""
+    packages = re.findall(r"(?m)^([\w.-]+)==", (project.ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    token = folder / f".{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        asked = project.ROOT, token, packages
+        here, found = _look(*asked), client.run(_look, *asked, on_error="return")
+    finally:
+        token.unlink()
+    if not found:
+        raise project.StudyError("the Dask cluster has no worker: start one or more, then run again")
+    for address, there in found.items():
+        if isinstance(there, Exception):  # it finds no `lib`, or one without this function
+            differs = [f"lib fails there ({project.one_line(there)})"]
+        else:
+            differs = [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]
+        if differs:
+            what = f"the worker {address} differs from this machine: {', '.join(differs[:3])}"
+            mend = "share the project's folder, install requirements.txt there and start the worker again"
+            raise project.StudyError(f"{what}: {mend}")
+
+
+def _look(root, token, packages):
+    """In a worker process, and here: return what has to be the same there, {name: value}."""
+    import importlib.metadata
+
+    def version(package):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {str(token.parent): "present" if token.exists() else "missing", "lib as loaded": LOADED,
+            str(root): _state([*root.glob("lib/*.py"), *root.glob("notebooks/*.ipynb")]),
+            "Python": ".".join(platform.python_version_tuple()[:2]),
+            "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
+            **{package: version(package) for package in packages}}  # fmt: skip
+
+
+def _places(client, reading):
+    """Return how many notebooks can run at a time, and the Dask resources of each: one GPU where there are some."""
+    workers = client.scheduler_info()["workers"].values()
+    gpus = 0 if reading else sum(min(worker["nthreads"], worker["resources"].get("GPU", 0)) for worker in workers)
+    return (int(gpus), {"GPU": 1}) if gpus else (sum(worker["nthreads"] for worker in workers), None)
+
+
 def _run_wave(client, tasks, show, stop):
     """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels."""
     from distributed import wait
@@ -163,15 +246,17 @@ def _run_wave(client, tasks, show, stop):
     waiting, running = tasks[::-1], {}
     while (waiting or running) and not stop.wait(0.2):
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
-        while waiting and len(running) < max(1, sum(client.nthreads().values())):
+        places, resources = _places(client, reads_records(tasks[0]["path"]))
+        while waiting and len(running) < max(1, places):
             task = waiting.pop() | {"started": time.monotonic()}
-            running[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
+            key = f"{task['name']}-{run_id}"
+            running[client.submit(execute, task, key=key, pure=False, resources=resources)] = task
         for future in [future for future in running if future.done()]:
             task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
             marker = future.result() if future.status == "finished" else _finish(task, died)
             show.update(task["name"], state=marker["status"], seconds=marker["seconds"], error=marker["error"])
             with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
-                site.render_page(task["folder"].name, task["name"])
+                site.render_page(task["folder"].relative_to(task["reports"]).as_posix(), task["path"].stem)
     if stop.is_set():
         with contextlib.suppress(OSError):  # workers that do not answer are gone, or will be when the cluster closes
             client.run(_stop, run_id)
@@ -224,7 +309,7 @@ def _kernel_manager(task, folder):
     from jupyter_client.kernelspec import KernelSpec
 
     search = os.pathsep.join(filter(None, (str(task["root"]), os.environ.get("PYTHONPATH"))))
-    environment = {"PYTHONPATH": search, "STUDY_REPORTS": str(task["folder"].parent), "STUDY_CACHE": str(task["cache"])}
+    environment = {"PYTHONPATH": search, "STUDY_REPORTS": str(task["reports"]), "STUDY_CACHE": str(task["cache"])}
 
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=40"]), env=environment)
@@ -278,7 +363,7 @@ def _explain(error):
 
 def _finish(task, error):
     """Write and return the marker of a notebook that has run."""
-    marker = {"notebook": task["name"], "status": "failed" if error else "done", "digest": task["digest"],
+    marker = {"notebook": task["path"].stem, "status": "failed" if error else "done", "digest": task["digest"],
               "seconds": round(time.monotonic() - task["started"], 1), "error": error,
               "parameters": task["parameters"], "run": task["run"]}  # fmt: skip
     try:

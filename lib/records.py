@@ -106,6 +106,27 @@ def read_all(profile):
     return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("[!.]*.json"))}
 
 
+def of_seeds(folder):
+    """Return the paths of the records that `invoke sweep` made with other seeds of what `folder` holds, sorted.
+
+    Those of a notebook count while it has run with that seed as it last ran with the profile's own.
+    """
+    paths = []
+    for marker in folder.glob("seeds/*/runs/[!.]*.json"):
+        if _said(marker, "digest") == _said(folder / "runs" / marker.name, "digest"):
+            there = marker.parents[1].glob("records/[!.]*.json")
+            paths += [path for path in there if _said(path, "notebook", marker.stem) == marker.stem]
+    return sorted(paths)
+
+
+def over_seeds(profile):
+    """Return {experiment: [record, …]} of experiments that ran with several seeds, the profile's own first."""
+    found = {name: [record] for name, record in read_all(profile).items()}
+    for record in map(read, of_seeds(folder(profile))):
+        found.get(record["experiment"], []).append(record)
+    return {name: runs for name, runs in found.items() if len(runs) > 1}
+
+
 def predictions(profile, experiment):
     """Return test probabilities (n, classes) float32 and true labels (n,) of an experiment."""
     path = folder(profile) / "predictions" / f"{experiment}.npz"
@@ -121,6 +142,13 @@ def predictions(profile, experiment):
             return probabilities.astype(np.float32), labels.astype(np.int64)
     except Exception as error:  # a damaged archive gives rise to many kinds
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
+
+
+def _said(path, field, otherwise=None):
+    """A field of a JSON file that may be damaged or missing."""
+    with contextlib.suppress(RecordError):
+        return _json(path).get(field, otherwise)
+    return otherwise
 
 
 def _json(path):

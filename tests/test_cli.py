@@ -11,7 +11,7 @@ import toy
 from PIL import Image
 
 COMMANDS = ("bench", "clean", "export", "lab", "lint", "new-notebook", "predict", "publish", "report", "run",
-            "run-all", "serve", "test", "validate")
+            "run-all", "serve", "sweep", "test", "validate")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,8 @@ def refused(study, *arguments):
     ("run-all --dataset nowhere", "nowhere: choose one of cifar10, cifar100, digits, or give the path of a folder"),
     ("run 02 --profile smoke --dataset tasks.py", "tasks.py is a file: give the folder whose subfolders hold"),
     ("run-all --profile smoke --dataset .", "has too few images that can be read"),
+    ("sweep --profile smoke --seeds 0", "--seeds must be 1 or more, not 0"),
+    ("sweep --profile smoke --only 02", "notebook 02 trains nothing: choose others with --only"),
     ("report", "nothing was run yet: start with `invoke run-all`"),
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
