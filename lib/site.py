@@ -28,7 +28,8 @@ def render(profile):
         _bench(study)
     study["compare"] = _compare(study) is not None
     study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
-    inputs = [_code("findings.py", "decks.py", "decks.yaml"), study | {"site": "the same wherever it lies"}]
+    code = _code("findings.py", "waterfall.py", "decks.py", "decks.yaml")
+    inputs = [code, study | {"site": "the same wherever it lies"}]
     return _publish("index.html.j2", study["site"] / "index.html", study, inputs, lambda: _overview(study))
 
 
@@ -93,11 +94,14 @@ def _card(folder, path, records):
 
 
 def _overview(study):
-    """What stands above the cards: the findings, and the figure of the notebook that compares all records."""
-    from lib import findings
+    """What stands above the cards: the steps to the best model, the findings, and the figure that compares all."""
+    from lib import findings, waterfall
 
     comparing = (card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records"))
-    return {"findings": findings.sentences(study["profile"], _complete(study)),
+    found = _complete(study)
+    png, alt = waterfall.picture(found) or (b"", "")
+    return {"findings": findings.sentences(study["profile"], found),
+            "waterfall": {"png": base64.b64encode(png).decode(), "alt": alt},
             "plots": [figure for card in comparing for figure in card["figures"] if figure["role"] == "thumbnail"][:1]}
 
 

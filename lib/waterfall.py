@@ -1,0 +1,145 @@
+"""What each step bought, from the decks' simplest network to the best model: the picture that opens the index.
+
+Steps are compared on the same test images; the ingredients of a recipe were tried on validation images, and have an
+axis of their own.
+"""
+
+import io
+from dataclasses import dataclass
+
+from lib import decks, findings
+
+GAIN, LOSS, QUIET = "#0173b2", "#d55e00", "#949494"  # of seaborn's colour-blind palette, as in all figures
+
+
+@dataclass(frozen=True)
+class Step:
+    """What changed, the accuracy after it and the one that it is compared with (None for the first), in per cent.
+
+    `interval` is the length of the 95 % interval below and above, where one is known; a step that was tried and not
+    `kept` is not what the next one starts from.
+    """
+
+    change: str
+    value: float
+    before: float | None
+    interval: tuple | None = None
+    kept: bool = True
+
+    @property
+    def gain(self):
+        """Points gained as a reader subtracts them, such as "+1.3"; "" for the first step."""
+        return "" if self.before is None else f"{self.value - self.before:+.1f}".replace("-", "−")
+
+
+def chain(group):
+    """Return the steps to the best of models that answered the same test images, from records {experiment: record}.
+
+    They are the first family of `story` in decks.yaml, the best other network without pre-training if it is better, and
+    the family of the best model. A change without a record of its own is named with the next one that has one.
+    """
+    first, *families = decks.load()["story"]
+    best = max(group, key=lambda name: _accuracy(group[name]), default=None)
+    scratch = max((name for name in group if not group[name]["pretrained"]), default=None,
+                  key=lambda name: _accuracy(group[name]))
+    path = [*first.items()]
+    if scratch and scratch not in first and all(_accuracy(group[scratch]) > _accuracy(group[name])
+                                                for name in first if name in group):
+        path.append((scratch, f"another network: {decks.title(scratch)}"))
+    path += next((family.items() for family in families if best in family), ())
+    steps, changes = [], []
+    for name, change in path:
+        changes.append(change)
+        if name in group:
+            accuracy = {key: round(100 * value, 1) for key, value in group[name]["metrics"]["accuracy"].items()}
+            interval = (accuracy["value"] - accuracy["low"], accuracy["high"] - accuracy["value"])
+            before = steps[-1].value if steps else None
+            steps.append(Step("; ".join(changes), accuracy["value"], before, interval))
+            changes = []
+    return steps
+
+
+def ingredients(group):
+    """Return (experiment, steps) of the best network without pre-training whose recipe was chosen step by step.
+
+    The accuracies are those of its trials on validation images; (None, []) where no record has such trials.
+    """
+    for name, record in sorted(group.items(), key=lambda item: -_accuracy(item[1])):
+        trials = record["settings"].get("chosen_from") or []
+        labels = [trial.get("ingredient") or trial.get("recipe") for trial in trials]
+        if record["pretrained"] or len(trials) < 2 or not all(labels):
+            continue
+        steps, before = [], None
+        for label, trial in zip(labels, trials, strict=True):
+            value, kept = round(100 * trial["validation accuracy"], 1), trial.get("kept", True)
+            steps.append(Step(label.removeprefix("+ "), value, before, kept=kept))
+            before = value if kept else before
+        return name, steps
+    return None, []
+
+
+def picture(found):
+    """Return (PNG, alt text) of the steps to the best model of the records {experiment: record}, or None without."""
+    group = findings.models(found)
+    steps = chain(group)
+    if len(steps) < 2:
+        return None
+    images = next(iter(group.values()))["dataset"]
+    own, tried = ingredients(group)
+    parts = [(f"Accuracy on the {images['test']:,} test images of {findings.NAMES.get(images['name'], images['name'])}",
+              "test accuracy (%), 95 % intervals", steps)]
+    if tried:
+        parts.append((f"Inside “{decks.title(own)}”: short trials",
+                      "validation accuracy (%), one ingredient more in each trial, one seed", tried))
+    title = f"From {steps[0].value:.1f} to {steps[-1].value:.1f} %: what each step bought"
+    return _draw(parts, title), f"{title}. " + " ".join(f"{heading}: {_told(part)}." for heading, _, part in parts)
+
+
+def _accuracy(record):
+    return record["metrics"]["accuracy"]["value"]
+
+
+def _told(steps):
+    return ", then ".join(f"{step.change} {step.value:.1f} %{f' ({step.gain})' if step.gain else ''}"
+                          f"{'' if step.kept else ', not kept'}" for step in steps)
+
+
+def _draw(parts, title):
+    from matplotlib.figure import Figure  # slow to import, and only needed where a picture is drawn
+
+    rows = [len(steps) for *_, steps in parts]
+    figure = Figure(figsize=(8, 0.36 * sum(rows) + 1.1 * len(parts) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    axes = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": [count + 1 for count in rows]})
+    for axis, (heading, unit, steps) in zip(axes[:, 0], parts, strict=True):
+        _bars(axis, steps)
+        axis.set(xlabel=unit)
+        axis.set_title(heading, fontsize=11, loc="left")
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _bars(axis, steps):
+    """A dot for the first step, for each further one a bar from what it is compared with to what it reached."""
+    highest, start = max(step.value for step in steps), min(step.value for step in steps)
+    for place, step in enumerate(steps):
+        if step.before is None:
+            axis.plot(step.value, place, "o", color=GAIN)
+        else:
+            colour = LOSS if step.value < step.before else GAIN if step.kept else QUIET
+            axis.barh(place, step.value - step.before, left=step.before, height=0.6, color=colour)
+        if step.interval:
+            axis.errorbar(step.value, place, xerr=[[length] for length in step.interval], color="black", capsize=3)
+        right = max(step.value, step.before or 0) + (step.interval[1] if step.interval else 0)
+        text = f"{step.value:.1f} %" + (f"  ({step.gain})" if step.gain else "") + ("" if step.kept else ", not kept")
+        axis.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center", fontsize=10)
+        if place + 1 < len(steps) and step.kept:
+            axis.plot([step.value] * 2, [place, place + 1], ":", color=QUIET, zorder=0)
+    margin = max(highest - start, 1)
+    axis.set(yticks=range(len(steps)), yticklabels=[step.change for step in steps])
+    axis.set_xticks([tick for tick in axis.get_xticks() if tick <= 100])
+    axis.set_xlim(start - 0.08 * margin, highest + 0.35 * margin)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="x", color="#e0e0e0")
+    axis.set_axisbelow(True)

@@ -1,0 +1,64 @@
+"""The picture that opens the index: which steps records give rise to, and what its alt text says of them."""
+
+import io
+
+from lib import decks, waterfall
+
+import pytest
+from PIL import Image
+
+
+def record(accuracy, pretrained=None, chosen_from=None, **dataset):
+    """Return what the picture reads of a record."""
+    return {
+        "notebook": "02_baseline_cnn", "pretrained": pretrained, "settings": {"chosen_from": chosen_from},
+        "dataset": {"name": "digits", "fingerprint": "0", "test": 360} | dataset,
+        "metrics": {"accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}}}  # fmt: skip
+
+
+TRIALS = [{"ingredient": "as deck E", "validation accuracy": 0.5, "kept": True},
+          {"ingredient": "soft labels", "validation accuracy": 0.45, "kept": False},
+          {"ingredient": "cutout", "validation accuracy": 0.625, "kept": True}]
+FOUND = {"A1": record(0.69649), "A1-own": record(0.8312), "A2": record(0.75), "resnet20-own": record(0.9, None, TRIALS),
+         "B3": record(0.88, "imagenet"), "mobilenetv2-own": record(0.95, "imagenet"), "B4": record(0.99, "random")}
+
+
+def test_every_step_names_what_changed_since_the_one_before():
+    steps = waterfall.chain({name: each for name, each in FOUND.items() if name != "B4"})
+    assert [(step.value, step.gain) for step in steps] == [
+        (69.6, ""), (83.1, "+13.5"), (90.0, "+6.9"), (88.0, "−2.0"), (95.0, "+7.0")]  # fmt: skip
+    assert steps[2].change == "another network: ResNet-20, our recipe"
+    assert steps[3].change == "MobileNetV2 that knows ImageNet, frozen; its last third thawed"  # phase 1 has no record
+    assert steps[4].interval == pytest.approx((1, 1))
+
+
+def test_a_network_that_is_no_better_is_no_step():
+    steps = waterfall.chain({"A1": record(0.7), "A1-own": record(0.83), "A2": record(0.75)})
+    assert [step.value for step in steps] == [70.0, 83.0]
+
+
+def test_ingredients_are_compared_with_what_was_kept():
+    name, steps = waterfall.ingredients(FOUND)
+    assert name == "resnet20-own"
+    assert [(step.change, step.gain, step.kept) for step in steps] == [
+        ("as deck E", "", True), ("soft labels", "−5.0", False), ("cutout", "+12.5", True)]  # fmt: skip
+    assert waterfall.ingredients({"A1": record(0.7)}) == (None, [])
+
+
+def test_the_picture_and_its_text_are_of_the_same_images():
+    found = FOUND | {"E5": record(0.97, test=100)}  # it answered others
+    png, alt = waterfall.picture(found)
+    assert Image.open(io.BytesIO(png)).width > 800
+    assert alt.startswith("From 69.6 to 95.0 %: what each step bought. Accuracy on the 360 test images of digits:")
+    assert "cutout 62.5 % (+12.5)" in alt and "not kept" in alt
+    assert "97.0" not in alt and "99.0" not in alt
+
+
+def test_without_two_steps_there_is_no_picture():
+    assert waterfall.picture({}) is None
+    assert waterfall.picture({"A1": record(0.7)}) is None
+
+
+def test_the_story_is_of_experiments_that_there_are():
+    known = decks.load()["experiments"] | decks.load()["own"]
+    assert all(name in known for family in decks.load()["story"] for name in family)
