@@ -108,38 +108,42 @@ def _draw(parts, title):
     from matplotlib.figure import Figure  # slow to import, and only needed where a picture is drawn
 
     rows = [len(steps) for *_, steps in parts]
-    figure = Figure(figsize=(8, 0.36 * sum(rows) + 1.1 * len(parts) + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=14, fontweight="bold")
+    figure = Figure(figsize=(5, 0.42 * sum(rows) + 0.8 * len(parts) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     axes = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": [count + 1 for count in rows]})
     for axis, (heading, unit, steps) in zip(axes[:, 0], parts, strict=True):
         _bars(axis, steps)
-        axis.set(xlabel=unit)
+        axis.set_xlabel(unit)
         axis.set_title(heading, fontsize=11, loc="left")
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=110)
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=150)
     return buffer.getvalue()
 
 
 def _bars(axis, steps):
-    """A dot for the first step, for each further one a bar from what it is compared with to what it reached."""
-    highest, start = max(step.value for step in steps), min(step.value for step in steps)
+    """A dot for the first step, for each further one a bar from what it is compared with to what it reached.
+
+    What changed stands above its bar, so that the picture is narrow enough for a phone.
+    """
     for place, step in enumerate(steps):
         if step.before is None:
             axis.plot(step.value, place, "o", color=GAIN)
         else:
             colour = LOSS if step.value < step.before else GAIN if step.kept else QUIET
-            axis.barh(place, step.value - step.before, left=step.before, height=0.6, color=colour)
+            axis.barh(place, step.value - step.before, left=step.before, height=0.36, color=colour)
         if step.interval:
             axis.errorbar(step.value, place, xerr=[[length] for length in step.interval], color="black", capsize=3)
         right = max(step.value, step.before or 0) + (step.interval[1] if step.interval else 0)
-        text = f"{step.value:.1f} %" + (f"  ({step.gain})" if step.gain else "") + ("" if step.kept else ", not kept")
-        axis.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center", fontsize=10)
+        text = f"{step.value:.1f} %" + (f" ({step.gain})" if step.gain else "") + ("" if step.kept else ", not kept")
+        axis.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center")
+        axis.annotate(step.change, (0.01, place - 0.42), xycoords=axis.get_yaxis_transform(), va="center",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         if place + 1 < len(steps) and step.kept:
             axis.plot([step.value] * 2, [place, place + 1], ":", color=QUIET, zorder=0)
-    margin = max(highest - start, 1)
-    axis.set(yticks=range(len(steps)), yticklabels=[step.change for step in steps])
-    axis.set_xticks([tick for tick in axis.get_xticks() if tick <= 100])
-    axis.set_xlim(start - 0.08 * margin, highest + 0.35 * margin)
-    axis.invert_yaxis()
-    axis.spines[["top", "right"]].set_visible(False)
+    values = [step.value for step in steps]
+    width = max(max(values) - min(values), 1)
+    axis.set(xlim=(min(values) - 0.06 * width, max(values) + 0.42 * width), ylim=(len(steps) - 0.6, -0.8), yticks=[])
+    axis.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axis.set_xticks([tick for tick in axis.get_xticks()[1:-1] if tick <= 100])
+    axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(axis="x", color="#e0e0e0")
     axis.set_axisbelow(True)
