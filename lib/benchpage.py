@@ -20,9 +20,7 @@ NOTES = {
     "fine_tune": "Its second phase, {epochs} epochs on {images:,} images, of which {epochs_run[0]} were run each way.",
     "data_load": "Each way loads in a new process, its imports not counted. Ours is mapped into memory, not read: "
                  "with every pixel looked at once the ratio is {with_every_image_read[median_ratio]:.1f}.",
-    "bfloat16": "One step of each network together; each by itself: {each}. What does it cost in accuracy? After "
-                "{parity[epochs]} epochs on {parity[images]:,} images, with three seeds, A1 classifies {float32} of the "
-                "validation images in float32 and {mixed_bfloat16} in bfloat16.",
+    "bfloat16": "One step of each network together; each by itself: {each}.",
     "determinism": "The same seed gives the same weights, bit by bit, because every notebook asks TensorFlow for "
                    "deterministic operations; this is what they cost. Each network by itself: {each}.",
     "pipeline_overhead": "[Notebook 02](02_baseline_cnn.ipynb) in its smallest size, from the command to the page, "
@@ -39,12 +37,20 @@ def report(results):
         if name in results:
             networks = results[name].get("networks", {}).items()
             each = "; ".join(f"{_title(model)}: {bench.number(found['median_ratio'])}" for model, found in networks)
-            reached = results[name].get("parity", {}).get("accuracy", {}).items()
-            percent = {policy: ", ".join(f"{100 * value:.1f} %" for value in values) for policy, values in reached}
-            text = note.format(each=each, **percent, **results[name])
-            parts.append(f"**{bench.MEASUREMENTS[name].title}.** {text}\n")
+            text = note.format(each=each, **results[name])
+            parts.append(f"**{bench.MEASUREMENTS[name].title}.** {text}{_parity(results[name])}\n")
     sections = {"limit": _limit, "growth": _growth, "prediction": _prediction}
     return "\n".join(parts + [section(results[name]) for name, section in sections.items() if name in results])
+
+
+def _parity(result):
+    if "parity" not in result:
+        return ""
+    found = result["parity"]
+    reached = [f"{', '.join(f'{100 * value:.1f}' for value in values)} % in {precision}"
+               for precision, values in found["accuracy"].items()]
+    return (f" And accuracy: after {found['epochs']} epochs on {found['images']:,} images, with three seeds, A1 "
+            f"classifies of the validation images {' and '.join(reached)}.")
 
 
 def _limit(result):
