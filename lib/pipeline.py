@@ -23,6 +23,14 @@ from lib import data, parameters, project, records, site
 _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
 
 
+def _state(paths):
+    """Return a short hash of what files hold."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()[:12]
+
+
+LOADED = _state(Path(__file__).parent.glob("*.py"))  # a worker process may have been started before a change
+
+
 def reads_records(path):
     """Return whether the records of the other notebooks are an input of this one."""
     return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
@@ -42,7 +50,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
     What happens is told to `show`, by expect(names), say(text) and update(name, state, section, metric, seconds,
     error). `jobs` notebooks run at a time (default: as many as the profile's threads leave cores for), in worker
     processes of this machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where
-    another process is running the same profile.
+    another process is running the same profile, or a worker of the cluster could not do the same as this machine.
     """
     folder, run_id, client = project.REPORTS / parameters.results(profile, dataset), uuid.uuid4().hex, None
     tasks = []
@@ -83,7 +91,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
                     task["parameters"]["retrain"] = True
                 wave.append(task)
             if wave:
-                client = client or _connect(stack, scheduler, jobs, wave)
+                client = client or _connect(stack, scheduler, jobs, wave, folder)
                 _run_wave(client, wave, show, stop)
 
 
@@ -153,16 +161,18 @@ def _library(root, code):
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
 
-def _connect(stack, scheduler, jobs, tasks):
+def _connect(stack, scheduler, jobs, tasks, folder):
     """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it."""
     import dask.system
     from distributed import Client
 
     if scheduler:
         try:
-            return stack.enter_context(Client(scheduler, timeout=5))
+            client = stack.enter_context(Client(scheduler, timeout=5))
         except (OSError, ValueError) as error:
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
+        _compare(client, folder)
+        return client
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
     prefix = f"study-{os.getpid()}-"
@@ -180,6 +190,53 @@ def _connect(stack, scheduler, jobs, tasks):
             dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
 
 
+def _compare(client, folder):
+    """Raise StudyError where a worker of a cluster could not do, or would do otherwise, what this process would."""
+    packages = re.findall(r"(?m)^([\w.-]+)==", (project.ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    token = folder / f".{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        asked = project.ROOT, token, packages
+        here, found = _look(*asked), client.run(_look, *asked, on_error="return")
+    finally:
+        token.unlink()
+    if not found:
+        raise project.StudyError("the Dask cluster has no worker: start one or more, then run again")
+    for address, there in found.items():
+        if isinstance(there, Exception):  # it finds no `lib`, or one without this function
+            differs = [f"lib fails there ({project.one_line(there)})"]
+        else:
+            differs = [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]
+        if differs:
+            what = f"the worker {address} differs from this machine: {', '.join(differs[:3])}"
+            mend = "share the project's folder, install requirements.txt there and start the worker again"
+            raise project.StudyError(f"{what}: {mend}")
+
+
+def _look(root, token, packages):
+    """In a worker process, and here: return what has to be the same there, {name: value}."""
+    import importlib.metadata
+
+    def version(package):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {str(token.parent): "present" if token.exists() else "missing", "lib as loaded": LOADED,
+            str(root): _state([*root.glob("lib/*.py"), *root.glob("notebooks/*.ipynb")]),
+            "Python": ".".join(platform.python_version_tuple()[:2]),
+            "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
+            **{package: version(package) for package in packages}}  # fmt: skip
+
+
+def _places(client, reading):
+    """Return how many notebooks can run at a time, and the Dask resources of each: one GPU where there are some."""
+    workers = client.scheduler_info()["workers"].values()
+    gpus = 0 if reading else sum(min(worker["nthreads"], worker["resources"].get("GPU", 0)) for worker in workers)
+    return (int(gpus), {"GPU": 1}) if gpus else (sum(worker["nthreads"] for worker in workers), None)
+
+
 def _run_wave(client, tasks, show, stop):
     """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels."""
     from distributed import wait
@@ -189,9 +246,11 @@ def _run_wave(client, tasks, show, stop):
     waiting, running = tasks[::-1], {}
     while (waiting or running) and not stop.wait(0.2):
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
-        while waiting and len(running) < max(1, sum(client.nthreads().values())):
+        places, resources = _places(client, reads_records(tasks[0]["path"]))
+        while waiting and len(running) < max(1, places):
             task = waiting.pop() | {"started": time.monotonic()}
-            running[client.submit(execute, task, key=f"{task['name']}-{run_id}", pure=False)] = task
+            key = f"{task['name']}-{run_id}"
+            running[client.submit(execute, task, key=key, pure=False, resources=resources)] = task
         for future in [future for future in running if future.done()]:
             task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
             marker = future.result() if future.status == "finished" else _finish(task, died)

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from lib import data, parameters, pipeline, project, records
@@ -258,15 +260,119 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(study, small_di
     assert not list(small_disk.glob("**/.*"))
 
 
-def test_a_cluster_is_taken_by_its_address(study):
-    """With several threads in one worker, too."""
-    from distributed import LocalCluster
+class Cluster:
+    """A Dask scheduler and workers: processes that share the study's folder, each with a working folder of its own."""
 
-    quiet = {"silence_logs": "CRITICAL", "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, **quiet) as cluster:
-        address = cluster.scheduler_address
-        code, out, _ = study.invoke("run-all", "--profile", "smoke", "--only", "02_two", "--scheduler", address)
-        assert (code, ran(out)) == (0, ["02_two"])
+    def __init__(self, study, folders):
+        self.root, self.folders, self.processes = study.root, folders, []
+        self.file = folders.mktemp("cluster") / "scheduler.json"
+        self.start("scheduler", "--port", "0")
+        self.address = wait_for(lambda: self.file.exists() and json.loads(self.file.read_text())["address"])
+
+    def start(self, what, *options, before=(), **variables):
+        """Start a process and return it; `before` stands before its command."""
+        command = [*before, sys.executable, "-m", f"distributed.cli.dask_{what}", "--host", "127.0.0.1",
+                   "--no-dashboard", "--scheduler-file", str(self.file), *options]
+        environment = toy.clean_environment() | {"PYTHONPATH": str(self.root)} | variables
+        self.processes.append(subprocess.Popen(command, cwd=self.folders.mktemp(what), env=environment,
+                                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))  # fmt: skip
+        return self.processes[-1]
+
+    def worker(self, *options, **variables):
+        """Start a worker and return it once the scheduler knows it."""
+        process = self.start("worker", "--no-nanny", *options, **variables)
+        self.wait_for_workers(sum(process.poll() is None for process in self.processes) - 1)
+        return process
+
+    def wait_for_workers(self, count):
+        """Return once there are so many."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            wait_for(lambda: len(client.nthreads()) == count)
+
+
+@pytest.fixture
+def cluster(study, tmp_path_factory):
+    """A cluster without workers as yet."""
+    cluster = Cluster(study, tmp_path_factory)
+    yield cluster
+    for process in cluster.processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_cluster_finds_gpus_by_their_resource(study, cluster):
+    """For what trains; two at a time in one worker with two of them."""
+    study.notebook("02_two", "import os\nprint(os.environ['PLACE'])")
+    study.notebook("03_three", "import os\nprint(os.environ['PLACE'])")
+    cluster.worker("--nthreads", "1", PLACE="CPU")
+    cluster.worker("--nthreads", "2", "--resources", "GPU=2", PLACE="GPU")
+    code, out, err = study.invoke("run-all", "--profile", "smoke", "--scheduler", cluster.address)
+    assert (code, err, ran(out)) == (0, "", ["02_two", "03_three", "12_last"])
+    assert [executed(study, name).outputs[0].text for name in ("02_two", "03_three")] == ["GPU\n"] * 2
+
+
+@needs_proc
+def test_a_cluster_gives_the_results_of_one_machine_even_if_a_worker_is_killed(study, cluster, tmp_path):
+    """The other worker runs its notebook again, and nothing that was finished."""
+    study.notebook("03_held", HELD)
+    held, finished = study.root / "notebooks" / "held", study.root / "reports" / "smoke" / "runs" / "02_two.json"
+    marks = [f"{study.root} {number}" for number in (1, 2)]
+    workers = {mark: cluster.worker("--nthreads", "1", STUDY_MARK=mark) for mark in marks}
+
+    def busy():
+        return [mark for mark in marks if any("ipykernel" in line for line in alive(mark).values())]
+
+    process = study.start("run-all", "--profile", "smoke", "--scheduler", cluster.address)
+    try:
+        wait_for(lambda: held.exists() and finished.exists() and len(busy()) == 1)
+        before = finished.read_bytes()
+        workers[busy()[0]].kill()
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")
+    assert ran(out) == ["02_two", "03_held", "03_held", "12_last"]
+    assert finished.read_bytes() == before
+    local = study.root / "local"
+    assert study.invoke("run-all", "--profile", "smoke", STUDY_REPORTS=str(local))[0] == 0
+    there, here = ({path.name: path.read_bytes() for path in (folder / "smoke" / "records").iterdir()}
+                   for folder in (study.root / "reports", local))
+    assert sorted(there) == ["02_two.json", "03_held.json"]
+    assert there == here
+    assert "['02_two.json', '03_held.json']" in executed(study, "12_last").outputs[0].text
+
+
+def test_a_cluster_that_would_do_otherwise_is_refused_in_one_line(study, cluster, tmp_path_factory):
+    """Before anything runs: no worker, another version of a package or of the code, a folder that is not shared."""
+    reports, other = study.root / "reports", tmp_path_factory.mktemp("other")
+    reports.mkdir()
+    (study.root / "requirements.txt").write_text(f"papermill=={version('papermill')}\n")
+    shutil.copytree(study.root / "lib", other / "code" / "lib")
+    edited(other / "code" / "lib" / "data.py", "", "x = 1")
+    metadata = other / "package" / "papermill-0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: papermill\nVersion: 0.1\n")
+    apart = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(reports))
+    (other / "older" / "lib").mkdir(parents=True)
+    for name in ("__init__", "pipeline"):
+        (other / "older" / "lib" / f"{name}.py").touch()
+    workers = {"the Dask cluster has no worker": None, "lib as loaded": {"PYTHONPATH": str(other / "code")},
+               "lib fails there (": {"PYTHONPATH": str(other / "older")},
+               "papermill 0.1 (here ": {"PYTHONPATH": os.pathsep.join([str(other / "package"), str(study.root)])},
+               f"{reports / 'smoke'} missing (here present)": {"before": apart}}  # fmt: skip
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        workers.popitem()  # it takes the right to mount
+    for says, options in workers.items():
+        worker = options and cluster.worker(**options)
+        code, out, err = study.invoke("run-all", "--profile", "smoke", "--scheduler", cluster.address)
+        assert (code, err.count("\n"), ran(out)) == (2, 1, []), err
+        assert says in err, err
+        if worker:
+            worker.kill()
+            cluster.wait_for_workers(0)
+    assert not list(reports.rglob("*.ipynb"))
 
 
 def test_a_sweep_runs_every_seed_once(study, monkeypatch):

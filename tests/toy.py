@@ -28,6 +28,11 @@ def _hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def clean_environment():
+    """Return this process's environment without what concerns another study or a terminal."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("STUDY_", "COLUMNS"))}
+
+
 class Study:
     """A toy project; `invoke` runs its commands as a user would."""
 
@@ -62,9 +67,8 @@ class Study:
 
     def start(self, *arguments, **variables):
         """Start `invoke` in a process group of its own, with Ctrl-C as a terminal would have it."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("STUDY_", "COLUMNS"))}
         return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *arguments], cwd=self.root, env=environment | variables, text=True,
+            [sys.executable, "-m", "invoke", *arguments], cwd=self.root, env=clean_environment() | variables, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=_hear_ctrl_c)  # background jobs ignore SIGINT, and so would this
 
