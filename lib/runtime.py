@@ -53,7 +53,8 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
     """Set seeds, deterministic operations, CPU threads (0: every core) and a precision; before the first operation.
 
     It is "float32", "mixed_bfloat16", "mixed_float16" or "auto": mixed_bfloat16 where the hardware computes in it.
-    With `retrain`, experiments that have a record run again.
+    With `retrain`, experiments that have a record run again. Several devices that JAX finds train together, each on its
+    part of a batch.
     """
     threads = threads or os.cpu_count()
     with quiet():
@@ -63,11 +64,33 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
             tf.config.experimental.enable_op_determinism()
+        if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
+            _share_batches()
         keras.utils.set_random_seed(seed)
         precision = _fastest() if precision == "auto" else precision
         keras.mixed_precision.set_dtype_policy(precision)
         keras.ops.zeros(1)  # the first operation makes the backend report its devices
     return Study(notebook, profile, seed, threads, precision, retrain)
+
+
+class _Shared(keras.distribution.DataParallel):
+    """Data-parallel training in which each device computes the whole of a batch that cannot be divided among them."""
+
+    def get_data_layout(self, data_shape):
+        if data_shape[0] % self.num_model_replicas == 0:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
+def _share_batches():
+    from keras.src.backend.jax import trainer
+
+    # Keras 3.15 gives the last, smaller batch the layout of the first, which JAX refuses where it does not fit.
+    def batches(iterator, _):
+        return map(trainer._distribute_data, iterator.data_adapter.get_jax_iterator())
+
+    trainer.JAXEpochIterator._get_distributed_iterator = batches
+    keras.distribution.set_distribution(_Shared())
 
 
 def _fastest():
@@ -87,7 +110,8 @@ def device():
     if accelerators and keras.backend.backend() == "jax":
         import jax
 
-        return jax.devices()[0].device_kind
+        several = f"{len(accelerators)} × " if len(accelerators) > 1 else ""
+        return f"{several}{jax.devices()[0].device_kind}"
     if accelerators:
         return accelerators[0]
     name = platform.processor() or platform.machine()
