@@ -3,30 +3,53 @@
 Introduced in notebook 13.
 """
 
-from lib import project, runtime  # noqa: F401  (runtime silences the backend's start)
+from lib import project, runtime, transfer  # noqa: F401  (runtime silences the backend's start)
 
 import keras
+import numpy as np
 from keras import layers
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
 
-def split(model):
-    """Return (features, tail) of a flat model, which share its weights, or None where it has no convolution.
+def split(model, rows=1):
+    """Return (features, tail) of a flat model, which share its weights, or None where it has no such maps.
 
-    `features` turns images into the last maps (n, rows, columns, channels), before any pooling, which would only make
-    them coarser; `tail` turns these into class scores (n, classes) before the softmax, whose slope would be zero where
-    the model is sure.
+    `features` turns images into the last maps (n, rows, columns, channels) with at least so many rows, before any
+    pooling, which would only make them coarser, and not those that padding adds a border to; `tail` turns these into
+    class scores (n, classes) before the softmax, whose slope would be zero where the model is sure.
     """
-    places = [place for place, layer in enumerate(model.layers) if isinstance(layer, CONVOLUTIONS)]
-    if not places:
+    first = next((place for place, layer in enumerate(model.layers) if isinstance(layer, CONVOLUTIONS)), None)
+    if first is None:
         return None
-    last = next(layer for layer in reversed(model.layers[places[-1] :]) if _has_maps(layer))
-    return keras.Model(model.inputs, last.output), keras.Model(last.output, _scores(model))
+    behind = [model.layers[place] for place in (0, *transfer.cuts(model)) if place >= first]
+    maps = [layer.output for layer in behind if _has_maps(layer) and layer.output.shape[1] >= rows]
+    return (keras.Model(model.inputs, maps[-1]), keras.Model(maps[-1], _scores(model))) if maps else None
+
+
+def heatmaps(model, images, classes, rows=1):
+    """Return where each image (n, height, width, channels) speaks for its class (n,): (n, rows, columns), 0 to 1.
+
+    LayerCAM (Jiang et al. 2021) on the last maps of at least so many rows: as Grad-CAM, but each cell of a map has a
+    weight of its own, its positive slope. On maps before the last ones a mean slope of the whole map says little.
+    Raises StudyError where the model has no such maps.
+    """
+    parts = split(model, rows)
+    if parts is None:
+        raise project.StudyError(f"this model has no feature maps of {rows} rows to draw a heat map from")
+    features, tail = parts
+    maps = features(keras.ops.convert_to_tensor(images))
+    wanted = keras.ops.one_hot(classes, model.output_shape[-1])
+    slopes = gradient(lambda maps: keras.ops.sum(keras.ops.cast(tail(maps), "float32") * wanted), maps)
+    heat = keras.ops.relu(keras.ops.sum(maps * keras.ops.relu(slopes), axis=-1))
+    heat = keras.ops.convert_to_numpy(keras.ops.cast(heat, "float32"))
+    highest = heat.max(axis=(1, 2), keepdims=True)
+    return heat / np.where(highest > 0, highest, 1)
 
 
 def _has_maps(layer):
-    return len(getattr(layer.output, "shape", ())) == 4 and "Pooling" not in type(layer).__name__
+    reshaping = any(kind in type(layer).__name__ for kind in ("Pooling", "Padding"))
+    return len(getattr(layer.output, "shape", ())) == 4 and not reshaping
 
 
 def _scores(model):

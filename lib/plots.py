@@ -194,3 +194,23 @@ def overlay(image, heat):
     heat = np.asarray(Image.fromarray(np.float32(heat)).resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     return (0.4 * grey + 0.6 * 255 * plt.colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
+
+
+def looks(pictures, heat, titles, title):
+    """Return images (n, height, width, 3) uint8, below each the same in grey under its heat map (rows, columns)."""
+    large = np.repeat(np.repeat(pictures, 4, axis=1), 4, axis=2)  # so that the heat does not look like 32 pixels
+    covered = [overlay(picture, each) for picture, each in zip(large, heat, strict=True)]
+    return images([*large, *covered], [*titles, *([""] * len(covered))], title, columns=len(large))
+
+
+def feature_map(points, labels, class_names, title):
+    """Return a map of points (n, 2), one colour and sign for each of the classes of labels (n,); no axis has a unit."""
+    fig, axis = plt.subplots(figsize=(7.5, 5.6), layout="constrained")
+    for label in np.unique(labels):
+        row = points[labels == label]
+        axis.plot(row[:, 0], row[:, 1], "osD^v<>PXp"[label % 10], color=PALETTE[label % len(PALETTE)],
+                  markersize=4, alpha=0.8, label=class_names[label])
+    axis.set(xticks=[], yticks=[], title=title)
+    if len(class_names) <= READABLE:
+        fig.legend(fontsize="small", loc="outside right center")
+    return fig

@@ -16,13 +16,19 @@ def figure(fig, alt, thumbnail=False):
     """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index."""
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what it shows")
+    picture = png(fig)
+    metadata = {"image/png": {"alt": alt}} | ({"study": {"role": "thumbnail"}} if thumbnail else {})
+    display({"image/png": picture, "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+
+
+def png(fig):
+    """Return a Matplotlib figure as a small PNG, and close it."""
     _write_powers_out(fig)
     fig.savefig(buffer := io.BytesIO(), format="png", dpi=100, bbox_inches="tight")
     plt.close(fig)
     small = Image.open(buffer).convert("RGB").quantize(256)  # looks the same, and keeps notebooks half as large
     small.save(buffer := io.BytesIO(), format="png", optimize=True)
-    metadata = {"image/png": {"alt": alt}} | ({"study": {"role": "thumbnail"}} if thumbnail else {})
-    display({"image/png": buffer.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+    return buffer.getvalue()
 
 
 class _PlainNumbers(LogFormatter):

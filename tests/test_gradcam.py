@@ -1,6 +1,6 @@
 """Grad-CAM's parts: where a model is split, and what the gradient is."""
 
-from lib import gradcam, models
+from lib import gradcam, models, project
 
 import keras
 import numpy as np
@@ -62,3 +62,34 @@ def test_the_gradient_is_the_slope():
     slopes = gradcam.gradient(lambda maps: tail(maps)[0, 2], keras.ops.ones((1, 4, 4, 5)))
     expected = np.broadcast_to(dense.get_weights()[0][:, 2] / 16, (1, 4, 4, 5))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(slopes), expected, rtol=1e-5)
+
+
+def test_finer_maps_lie_further_back():
+    """Where a single tensor carries everything, so that the tail can be built."""
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    x = layers.Conv2D(4, 3, padding="same")(layers.Rescaling(1 / 255)(inputs))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="half")(x)
+    branch = layers.Conv2D(4, 3, padding="same")(x)
+    x = layers.ZeroPadding2D()(layers.Add(name="sum")([x, branch]))
+    x = layers.Conv2D(6, 3, strides=4, padding="same")(x)
+    model = keras.Model(inputs, layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+    found = {rows: gradcam.split(model, rows)[0] for rows in (1, 6, 16, 17)}
+    assert {rows: part.output_shape[1] for rows, part in found.items()} == {1: 5, 6: 16, 16: 16, 17: 32}
+    assert found[6].layers[-1].name == "sum"
+    assert gradcam.split(model, 33) is None
+    with pytest.raises(project.StudyError, match="33 rows"):
+        gradcam.heatmaps(model, pictures(), np.zeros(3, int), 33)
+
+
+def test_each_map_shows_where_its_own_class_is():
+    """A network whose three classes are red, green and blue finds each where it is, in one call."""
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    maps = layers.DepthwiseConv2D(1, depthwise_initializer="ones")(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(3, "softmax", kernel_initializer="identity")(
+        layers.GlobalAveragePooling2D()(maps)))
+    spots = np.zeros((3, 32, 32, 3), np.uint8)
+    spots[0, 4:8, 20:24, 0] = spots[1, 10:12, 3:5, 1] = 255
+    heat = gradcam.heatmaps(model, spots, np.array([0, 1, 2]))
+    assert heat.shape == (3, 32, 32)
+    assert np.array_equal(heat[0] > 0, spots[0, ..., 0] > 0) and np.array_equal(heat[1] > 0, spots[1, ..., 1] > 0)
+    assert heat[0].max() == heat[1].max() == 1 and not heat[2].any()  # no blue: no map, and no division by zero

@@ -1,0 +1,47 @@
+"""The helpers of JupyterLab, without a browser: what they show, and what a report shows in their place."""
+
+from types import SimpleNamespace
+
+from lib import browse
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("study")
+CLASSES = ("cat", "<dog>", "frog")
+
+
+def run(predicted):
+    """Return a run of images of the classes 0, 0, 0, 1, 1, 2 with these answers."""
+    return SimpleNamespace(probabilities=0.1 + 0.7 * np.eye(3)[predicted], labels=np.array([0, 0, 0, 1, 1, 2]))
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed: a list of (content, metadata)."""
+    found = []
+    monkeypatch.setattr(browse, "display", lambda content, raw, metadata: found.append((content, metadata)))
+    return found
+
+
+def test_menus_choose_the_pair_of_classes(shown):
+    view = browse.errors(run([1, 1, 0, 0, 1, 2]), np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
+    (true, predicted), below = view.children[0].children, view.children[1]
+    assert (true.value, predicted.value) == (0, 1)
+    assert 'alt="cat → &lt;dog&gt;: 2 test images" src="data:image/png;base64,' in below.value
+    true.value, predicted.value = 1, 0
+    assert "&lt;dog&gt; → cat: 1 test images" in below.value
+    predicted.value = 2
+    assert below.value == "<p>&lt;dog&gt; → frog: 0 test images</p>"
+
+
+def test_a_report_shows_the_most_confused_pair(shown):
+    browse.errors(run([1, 1, 0, 0, 1, 2]), np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
+    content, metadata = shown[0]
+    assert content["image/png"].startswith(b"\x89PNG") and "application/vnd.jupyter.widget-view+json" in content
+    assert metadata["image/png"]["alt"] == "cat → <dog>: 2 test images, the surest answers first."
+
+
+def test_a_network_without_errors_is_no_error(shown):
+    browse.errors(run([0, 0, 0, 1, 1, 2]), np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
+    assert "image/png" in shown[0][0] and "3 test images" in shown[0][0]["text/plain"]  # cats taken for cats
