@@ -423,7 +423,8 @@ def test_robustness_is_that_of_the_whole_model(noise, reports, study):
     model, prefix = keras.Model(inputs, head(middle)), keras.Model(inputs, middle)
     splits = {part: getattr(many, part)._replace(images=evaluation.predict(prefix, getattr(many, part).images))
               for part in ("train", "validation", "test")}
-    run = training.experiment(study, "B3", model, many, RECIPE, tail=head, inputs=replace(many, **splits))
+    plain = replace(RECIPE, flip="none", shift=0)
+    run = training.experiment(study, "B3", model, many, plain, tail=head, inputs=replace(many, **splits))
     assert run.record["robustness"] == evaluation.robustness(model, noise.test, 10)
     assert run.record["robustness"]["images"] == 10
 
