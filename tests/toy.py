@@ -72,7 +72,7 @@ class Study:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=_hear_ctrl_c)  # background jobs ignore SIGINT, and so would this
 
-    def invoke(self, *arguments, seconds=120, **variables):
+    def invoke(self, *arguments, seconds=300, **variables):
         """Run `invoke`; return (exit code, stdout, stderr)."""
         process = self.start(*arguments, **variables)
         out, err = process.communicate(timeout=seconds)
