@@ -64,11 +64,11 @@ def sweep(_, seeds="5", only=None, profile=None, jobs=None, scheduler=None, data
     """Train with several seeds, and compare over them."""
     from lib import pipeline
 
-    chosen = [path for path in _chosen(only) if pipeline.trains(path)]
+    seeds, chosen = _number("seeds", seeds), [path for path in _chosen(only) if pipeline.trains(path)]
     if not chosen:
-        raise project.StudyError(f"notebook {only} trains nothing: choose others with --only")
+        raise project.StudyError("none of these notebooks trains: choose others with --only")
     comparing = [path for path in _chosen(None) if pipeline.reads_records(path)]
-    return _run(chosen + comparing, profile, jobs, scheduler, dataset, seeds=_number("seeds", seeds))
+    return _run(chosen + comparing, profile, jobs, scheduler, dataset, seeds=seeds)
 
 
 def _run(paths, profile, jobs, scheduler, dataset, **options):
@@ -120,7 +120,7 @@ def export(_, format, model=None, profile=None):
 
 @command(profile=PROFILE + ", or reference: where the results go (default: quick)", only="names: data_load,prediction")
 def bench(_, profile="quick", only=None):
-    """Measure how fast it is, in pairs, in a quarter of an hour."""
+    """Measure how fast it is, in pairs, in about twenty minutes."""
     from lib import bench, site
 
     from rich.console import Console

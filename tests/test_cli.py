@@ -62,7 +62,7 @@ def refused(study, *arguments):
     ("run 02 --profile smoke --dataset tasks.py", "tasks.py is a file: give the folder whose subfolders hold"),
     ("run-all --profile smoke --dataset .", "has too few images that can be read"),
     ("sweep --profile smoke --seeds 0", "--seeds must be 1 or more, not 0"),
-    ("sweep --profile smoke --only 02", "notebook 02 trains nothing: choose others with --only"),
+    ("sweep --profile smoke --only 02", "none of these notebooks trains: choose others with --only"),
     ("report", "nothing was run yet: start with `invoke run-all`"),
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
