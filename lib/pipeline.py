@@ -77,7 +77,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
         for task in (task for task in tasks if "own" in task and not (task["folder"] / "run.json").exists()):
             about = {"line": f"{line}, seed {task['parameters']['seed']}"}
             _write(task["folder"] / "run.json", **_json(folder / "run.json") | about)
-        stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
+        refused, stop = set(), threading.Event()  # an exception of the signal could get lost in a callback of Dask's
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         for reading in (False, True):  # the records that the first wave writes are an input of the second
@@ -92,7 +92,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
                 wave.append(task)
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave, folder)
-                _run_wave(client, wave, show, stop)
+                _run_wave(client, wave, show, stop, refused)
 
 
 def _seeded(task, seed):
@@ -171,7 +171,10 @@ def _connect(stack, scheduler, jobs, tasks, folder):
             client = stack.enter_context(Client(scheduler, timeout=5))
         except (OSError, ValueError) as error:
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
-        _compare(client, folder)
+        if different := _admit(client, tasks[0]["run"], folder, set()):
+            raise project.StudyError(different[0])
+        if not client.scheduler_info()["workers"]:
+            raise project.StudyError("the Dask cluster has no worker: start one or more, then run again")
         return client
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
@@ -186,31 +189,46 @@ def _connect(stack, scheduler, jobs, tasks, folder):
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             starting.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         return stack.enter_context(Client(
-            n_workers=min(jobs, len(tasks)), threads_per_worker=1, memory_limit=None, silence_logs="CRITICAL",
-            dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
+            n_workers=min(jobs, len(tasks)), threads_per_worker=1, resources={tasks[0]["run"]: 1}, memory_limit=None,
+            silence_logs="CRITICAL", dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
 
 
-def _compare(client, folder):
-    """Raise StudyError where a worker of a cluster could not do, or would do otherwise, what this process would."""
+def _admit(client, run_id, folder, refused):
+    """Give new workers of a cluster, if they are like this process, the Dask resource that this run's notebooks need.
+
+    Adds the addresses of the others to the set `refused` and returns why, a line each.
+    """
+    workers = client.scheduler_info()["workers"].items()
+    new = {address for address, worker in workers if run_id not in worker["resources"]} - refused
+    if not new:
+        return []
     packages = re.findall(r"(?m)^([\w.-]+)==", (project.ROOT / "requirements.txt").read_text(encoding="utf-8"))
-    token = folder / f".{uuid.uuid4().hex}"
+    token = folder / project.unfinished("shared")
     token.touch()
     try:
         asked = project.ROOT, token, packages
-        here, found = _look(*asked), client.run(_look, *asked, on_error="return")
+        here, found = _look(*asked), client.run(_look, *asked, workers=list(new), on_error="return")
     finally:
         token.unlink()
-    if not found:
-        raise project.StudyError("the Dask cluster has no worker: start one or more, then run again")
+    reasons = []
     for address, there in found.items():
         if isinstance(there, Exception):  # it finds no `lib`, or one without this function
             differs = [f"lib fails there ({project.one_line(there)})"]
         else:
             differs = [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]
         if differs:
-            what = f"the worker {address} differs from this machine: {', '.join(differs[:3])}"
             mend = "share the project's folder, install requirements.txt there and start the worker again"
-            raise project.StudyError(f"{what}: {mend}")
+            reasons.append(f"the worker {address} differs from this machine: {', '.join(differs[:3])}: {mend}")
+            refused.add(address)
+    if alike := list(new - refused):
+        client.run(_allow, run_id, workers=alike, on_error="ignore")
+    return reasons
+
+
+async def _allow(run_id, dask_worker):
+    """In a worker process: announce the resource that a notebook of this run needs, one for each thread."""
+    await dask_worker.set_resources(**{run_id: dask_worker.state.nthreads})
 
 
 def _look(root, token, packages):
@@ -230,23 +248,29 @@ def _look(root, token, packages):
             **{package: version(package) for package in packages}}  # fmt: skip
 
 
-def _places(client, reading):
+def _places(client, run_id, reading):
     """Return how many notebooks can run at a time, and the Dask resources of each: one GPU where there are some."""
-    workers = client.scheduler_info()["workers"].values()
+    workers = [worker for worker in client.scheduler_info()["workers"].values() if run_id in worker["resources"]]
     gpus = 0 if reading else sum(min(worker["nthreads"], worker["resources"].get("GPU", 0)) for worker in workers)
-    return (int(gpus), {"GPU": 1}) if gpus else (sum(worker["nthreads"] for worker in workers), None)
+    places = int(gpus) or sum(worker["nthreads"] for worker in workers)
+    return places, {run_id: 1} | ({"GPU": 1} if gpus else {})
 
 
-def _run_wave(client, tasks, show, stop):
-    """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels."""
+def _run_wave(client, tasks, show, stop, refused):
+    """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels.
+
+    `refused` are the addresses of workers that have been found to differ.
+    """
     from distributed import wait
 
     run_id = tasks[0]["run"]
     client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
     waiting, running = tasks[::-1], {}
     while (waiting or running) and not stop.wait(0.2):
+        for reason in _admit(client, run_id, tasks[0]["folder"], refused):
+            show.say(reason)
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
-        places, resources = _places(client, reads_records(tasks[0]["path"]))
+        places, resources = _places(client, run_id, reads_records(tasks[0]["path"]))
         while waiting and len(running) < max(1, places):
             task = waiting.pop() | {"started": time.monotonic()}
             key = f"{task['name']}-{run_id}"

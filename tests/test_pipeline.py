@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
         seen = next(line for line in process.stdout if line.startswith("03_endless: epoch"))
         assert len(alive(study.root)) >= 3, seen  # the command, a worker, a kernel
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -143,7 +143,7 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
     assert list(temporary.iterdir()) == []
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     """Return the first true value of a condition."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -161,10 +161,10 @@ def kill(study, *victims, **variables):
             word = {"kernel": "ipykernel", "worker": "spawn_main", "command": "invoke"}[victim]
             [number] = [number for number, line in alive(study.root).items() if word in line]
             os.kill(number, signal.SIGKILL)
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=300)
     finally:
         process.kill()
-    wait_for(lambda: not alive(study.root), 30)
+    wait_for(lambda: not alive(study.root))
     return out, process.returncode
 
 
@@ -329,7 +329,7 @@ def test_a_cluster_gives_the_results_of_one_machine_even_if_a_worker_is_killed(s
         wait_for(lambda: held.exists() and finished.exists() and len(busy()) == 1)
         before = finished.read_bytes()
         workers[busy()[0]].kill()
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert (process.returncode, err) == (0, "")
@@ -373,6 +373,29 @@ def test_a_cluster_that_would_do_otherwise_is_refused_in_one_line(study, cluster
             worker.kill()
             cluster.wait_for_workers(0)
     assert not list(reports.rglob("*.ipynb"))
+
+
+@needs_proc
+def test_a_worker_that_joins_a_run_takes_part_if_it_is_like_the_others(study, cluster):
+    """Another one gets nothing to do, and is named once."""
+    where = "import os, pathlib, time\nprint(os.environ['PLACE'])\n"
+    study.notebook("02_two", where + "while not pathlib.Path('go').exists(): time.sleep(0.1)")
+    study.notebook("03_three", where)
+    cluster.worker("--nthreads", "1", PLACE="first")
+    process = study.start("run-all", "--profile", "smoke", "--scheduler", cluster.address)
+    try:
+        next(line for line in process.stdout if line == "02_two: running\n")
+        cluster.worker("--nthreads", "1", PLACE="odd", KERAS_BACKEND="odd")
+        odd = next(line for line in process.stdout if "differs" in line)
+        assert re.match(r"the worker tcp://\S+ differs from this machine: KERAS_BACKEND odd \(here \S+\): .+", odd)
+        cluster.worker("--nthreads", "1", PLACE="second")
+        wait_for((study.root / "reports" / "smoke" / "runs" / "03_three.json").exists)
+        (study.root / "notebooks" / "go").touch()
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert (process.returncode, err, "differs" in out) == (0, "", False)
+    assert [executed(study, name).outputs[0].text for name in ("02_two", "03_three")] == ["first\n", "second\n"]
 
 
 def test_a_sweep_runs_every_seed_once(study, monkeypatch):
