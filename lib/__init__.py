@@ -1,12 +1,14 @@
 """Helpers that the notebooks share. The ideas stand in the notebooks; the routine stands here.
 
-Floors, each importing only what stands below it:
-    project · pictures                            paths, atomic writes, the base of all errors; opening a picture
-    data · folders · corruptions · records ·
-    decks · parameters · show                     know nothing of Keras models
-    runtime · models · transfer · augmentation    build models and what they are fed with
-    evaluation · training                         use models and write records
-    photo · gradcam · export                      ask, look into and convert what was trained
-    plots                                         draws what evaluation returns
-    bench · benchpage · pipeline · site           measure, run notebooks and publish; never import Keras
+Floors; a module imports only such as stand before it:
+    project · pictures · show                      paths, atomic writes, the base of all errors; pictures; cell outputs
+    data · folders · records · parameters          images and results in files; `data` hands a path to `folders`
+    decks · findings · waterfall                   what the decks say, what the records say to it
+    runtime · models · transfer · augmentation ·
+    optimizers                                     build models and what they are fed with
+    corruptions · evaluation · training · ablation use models and write records
+    photo · export · gradcam · embedding           ask, look into and convert what was trained
+    plots · browse                                 draw what evaluation returns
+    bench · benchpage · comparepage · site ·
+    publish · pipeline · scaffold                  measure, run notebooks and publish; never import Keras
 """
