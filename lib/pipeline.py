@@ -144,7 +144,7 @@ def digest(task):
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
     if reads_records(task["path"]):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
-        files += records.of_seeds(task["folder"])
+        files += [*records.of_seeds(task["folder"]), task["folder"] / records.NEAR_DUPLICATES]
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
               [(path.name, project.code_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8"))
                for path in files if path.exists()]]

@@ -12,6 +12,7 @@ from lib import project
 import numpy as np
 
 SCHEMA = 1
+NEAR_DUPLICATES = "near_duplicates.json"
 LARGEST = 2**30  # bytes of predictions: five times those of 100,000 images in 1,000 classes
 REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "seed": int, "created": str,
             "commit": str, "versions": dict, "device": str, "dataset": dict, "pretrained": (str, type(None)),
@@ -142,6 +143,32 @@ def predictions(profile, experiment):
             return probabilities.astype(np.float32), labels.astype(np.int64)
     except Exception as error:  # a damaged archive gives rise to many kinds
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
+
+
+def write_near_duplicates(profile, dataset, places):
+    """Keep the places of those test images of a `data.Dataset` that are near duplicates of training images."""
+    tested = len(dataset.test.labels)
+    content = {"fingerprint": dataset.fingerprint, "tested": tested, "places": sorted(map(int, places))}
+    project.atomic_write(folder(profile) / NEAR_DUPLICATES, json.dumps(content) + "\n")
+
+
+def near_duplicates(profile, fingerprint, count):
+    """Return for each of a data set's first `count` test images whether it is a near duplicate (count,) bool.
+
+    None where notebook 01 has not looked at all of them. Raises RecordError where the file is damaged.
+    """
+    path = folder(profile) / NEAR_DUPLICATES
+    if not path.exists():
+        return None
+    content = _json(path)
+    tested, places = content.get("tested"), content.get("places")
+    if not isinstance(tested, int) or not isinstance(places, list):
+        raise RecordError(path, "lacks tested or places")
+    if not all(isinstance(place, int) and 0 <= place < tested for place in places):
+        raise RecordError(path, "names images that were not tested")
+    if content.get("fingerprint") != fingerprint or tested < count:
+        return None
+    return np.isin(np.arange(count), places)
 
 
 def _said(path, field, otherwise=None):

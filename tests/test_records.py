@@ -195,3 +195,27 @@ def test_code_without_comments(tmp_path):
     plain = code("def f(x):\n    return x + 1\n")
     assert code('"""Of the module."""\ndef f(x):  # why\n    """Doc."""\n\n    return (x +\n        1)\n') == plain
     assert code("def f(x):\n    return x + 2\n") != plain
+
+
+def test_near_duplicates_are_known_for_the_images_that_were_looked_at(reports, noise):
+    """By their places; not for other images, nor for more of them; a damaged list is named."""
+    assert records.near_duplicates("smoke", noise.fingerprint, 12) is None
+    records.write_near_duplicates("smoke", noise, np.array([7, 2]))
+    assert np.flatnonzero(records.near_duplicates("smoke", noise.fingerprint, 12)).tolist() == [2, 7]
+    assert np.flatnonzero(records.near_duplicates("smoke", noise.fingerprint, 5)).tolist() == [2]
+    assert records.near_duplicates("smoke", "other", 12) is None
+    assert records.near_duplicates("smoke", noise.fingerprint, 13) is None
+
+
+DUPLICATES = {"fingerprint": "0123", "tested": 12, "places": [2, 7]}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"places": [12]}, {"places": [-1]}, {"places": [[]]}, {"places": 3}, {"tested": "x"}])  # fmt: skip
+def test_a_damaged_list_of_near_duplicates_is_refused(reports, wrong):
+    """In one line, with its path."""
+    path = reports / "smoke" / "near_duplicates.json"
+    project.atomic_write(path, json.dumps(DUPLICATES | wrong))
+    with pytest.raises(records.RecordError) as error:
+        records.near_duplicates("smoke", "0123", 12)
+    assert str(path) in one_line(error)
