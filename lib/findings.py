@@ -2,9 +2,7 @@
 
 from functools import partial
 
-from lib import records
-
-NAMES = {"cifar10": "CIFAR-10"}
+from lib import data, records
 
 
 def models(found):
@@ -37,7 +35,7 @@ def _best(group):
     images = record["dataset"]
     which = f"the best of {len(group)} models" if len(group) > 1 else "the only model run"
     return _percent(record), (
-        f"of the {images['test']:,} test images of {NAMES.get(images['name'], images['name'])} are classified rightly "
+        f"of the {images['test']:,} test images of {data.title(images['name'])} are classified rightly "
         f"by {which}, {_title(name)}; the 95 % interval is {_interval(record)}.")
 
 

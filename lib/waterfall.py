@@ -7,7 +7,7 @@ axis of their own.
 import io
 from dataclasses import dataclass
 
-from lib import decks, findings
+from lib import data, decks, findings
 
 GAIN, LOSS, QUIET = "#0173b2", "#d55e00", "#949494"  # of seaborn's colour-blind palette, as in all figures
 
@@ -86,7 +86,7 @@ def picture(found):
         return None
     images = next(iter(group.values()))["dataset"]
     own, tried = ingredients(group)
-    parts = [(f"Accuracy on the {images['test']:,} test images of {findings.NAMES.get(images['name'], images['name'])}",
+    parts = [(f"Accuracy on the {images['test']:,} test images of {data.title(images['name'])}",
               "test accuracy (%), 95 % intervals", steps)]
     if tried:
         parts.append((f"Inside “{decks.title(own)}”: short trials",

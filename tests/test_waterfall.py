@@ -49,7 +49,8 @@ def test_the_picture_and_its_text_are_of_the_same_images():
     found = FOUND | {"E5": record(0.97, test=100)}  # it answered others
     png, alt = waterfall.picture(found)
     assert Image.open(io.BytesIO(png)).width > 700
-    assert alt.startswith("From 69.6 to 95.0 %: what each step bought. Accuracy on the 360 test images of digits:")
+    assert alt.startswith("From 69.6 to 95.0 %: what each step bought. Accuracy on the 360 test images of "
+                          "handwritten digits (scikit-learn):")
     assert "cutout 62.5 % (+12.5)" in alt and "not kept" in alt
     assert "97.0" not in alt and "99.0" not in alt
 
