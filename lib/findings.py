@@ -46,7 +46,7 @@ def _from_scratch(group):
         return None
     costs = [f"{record['model']['flops'] / 1e6:,.0f}" for record in (group[name], best)]
     return _percent(group[name]), (f"is the best without pre-training: {_title(name)} {_interval(group[name])}, "
-                                   f"for {costs[0]} instead of {costs[1]} MFLOP per image.")
+                                   f"for {costs[0]} instead of {costs[1]} million operations per image.")
 
 
 def _recipe(group):
