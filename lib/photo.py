@@ -118,11 +118,13 @@ def load(saved):
 
 
 def shares(model, pixels):
-    """Return class probabilities (n, classes) float32 of a few images (n, height, width, 3), without compiling."""
-    import keras
+    """Return class probabilities (n, classes) float32 of a few images (n, height, width, 3), as in the evaluation.
 
-    answers = model(keras.ops.convert_to_tensor(pixels), training=False)  # an array would do, but not without a warning
-    return keras.ops.convert_to_numpy(answers).astype(np.float32)
+    A direct call of the model would be quicker, but in it Keras 3.15 rounds what `Resizing` makes of 8-bit images.
+    """
+    from lib import evaluation  # it imports Keras
+
+    return evaluation.predict(model, pixels)
 
 
 def ask(model, saved, photo):

@@ -391,3 +391,17 @@ def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     with pytest.raises(photo.ModelError, match=r"A1\.keras cannot be loaded .*: delete it and run") as error:
         photo.load(found[0])
     assert "\n" not in str(error.value)
+
+
+def test_a_photo_is_answered_as_in_the_evaluation():
+    """Called directly, a Keras model rounds what it resizes; in `predict`, by which it was tested, it does not."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 16)(layers.Resizing(48, 48)(inputs))
+    model = keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.Flatten()(x)))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(photo.shares(model, pixels), model.predict(pixels, verbose=0), atol=1e-6)
+    rounded = model(keras.ops.convert_to_tensor(pixels), training=False)
+    assert np.abs(keras.ops.convert_to_numpy(rounded) - photo.shares(model, pixels)).max() > 1e-4
