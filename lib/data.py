@@ -41,7 +41,8 @@ CIFAR100_CLASSES = tuple("""apple aquarium_fish baby bear beaver bed bee beetle 
     pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
     skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split())  # noqa: SIM905
-NAMES = ("cifar10", "cifar100", "digits")  # all else is the path of a folder
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits (scikit-learn)"}
+NAMES = tuple(TITLES)  # all else is the path of a folder
 SPLITS, PARTS = ("train", "validation", "test"), ("images", "labels", "indices")
 
 
@@ -82,6 +83,11 @@ class Dataset:
     problems: tuple = ()
 
     @property
+    def title(self):
+        """What a sentence or a table calls the images."""
+        return title(self.name)
+
+    @property
     def image_shape(self):
         """(height, width, channels)."""
         return self.train.images.shape[1:]
@@ -93,13 +99,12 @@ class Dataset:
 
     def __str__(self):
         sizes = " / ".join(f"{len(getattr(self, split).labels):,}" for split in SPLITS)
-        return f"{self.name}: {sizes} images for training / validation / test, {self.source}"
+        return f"{self.title}: {sizes} images for training / validation / test, {self.source}"
 
 
 class Published(NamedTuple):
     """Where the files of CIFAR-10 or CIFAR-100 (Krizhevsky 2009) are found, and by what they are known."""
 
-    title: str
     classes: tuple
     labels: bytes  # their key in a batch
     url: str
@@ -113,11 +118,11 @@ class Published(NamedTuple):
 def published(name):
     """Return what is known of "cifar10" or "cifar100"."""
     if name == "cifar10":
-        return Published("CIFAR-10", CIFAR10_CLASSES, b"labels", CIFAR10_URL, CIFAR10_SHA256, CIFAR10_MD5, BATCHES,
-                         FOLDERS, ARCHIVES)
+        return Published(CIFAR10_CLASSES, b"labels", CIFAR10_URL, CIFAR10_SHA256, CIFAR10_MD5, BATCHES, FOLDERS,
+                         ARCHIVES)
     folder = "cifar-100-python"
-    return Published("CIFAR-100", CIFAR100_CLASSES, b"fine_labels", CIFAR100_URL, CIFAR100_SHA256, CIFAR100_MD5,
-                     ("train", "test"), (folder, f"{folder}-target/{folder}"),
+    return Published(CIFAR100_CLASSES, b"fine_labels", CIFAR100_URL, CIFAR100_SHA256, CIFAR100_MD5, ("train", "test"),
+                     (folder, f"{folder}-target/{folder}"),
                      (f"{folder}.tar.gz", f"{folder}-target_archive"))
 
 
@@ -185,6 +190,11 @@ def keras_home():
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
+def title(name):
+    """Return what a sentence calls a data set of this name: CIFAR-10, not cifar10; a folder is called by its name."""
+    return TITLES.get(name, name)
+
+
 def slug(name):
     """Return a data set's name as a part of a file name: letters, digits, dots, hyphens."""
     from lib import folders
@@ -234,7 +244,7 @@ def _load_digits():
     images, labels = np.repeat(large[..., None], 3, axis=3), digits.target.astype(np.int64)
     order = stratified_order(labels)
     train, test = ((images[rows], labels[rows]) for rows in (np.sort(order[360:]), np.sort(order[:360])))
-    return _split("digits", map(str, digits.target_names), "embedded in scikit-learn", train, test)
+    return _split("digits", map(str, digits.target_names), "embedded in the package", train, test)
 
 
 def _load_cifar(name):
@@ -319,7 +329,7 @@ def _read_batch(path, content, name="cifar10"):
         if not 0 <= labels.min() <= labels.max() < len(known.classes):
             raise ValueError(f"not {len(known.classes)} classes")
     except Exception as error:  # whatever damaged bytes give rise to
-        what = f"{path} is not a {known.title} batch ({project.one_line(error)})"
+        what = f"{path} is not a {title(name)} batch ({project.one_line(error)})"
         raise DataError(f"{what}: delete its folder and run again") from error
     return np.ascontiguousarray(images), labels
 

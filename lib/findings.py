@@ -2,9 +2,7 @@
 
 from functools import partial
 
-from lib import records
-
-NAMES = {"cifar10": "CIFAR-10"}
+from lib import data, records
 
 
 def models(found):
@@ -37,7 +35,7 @@ def _best(group):
     images = record["dataset"]
     which = f"the best of {len(group)} models" if len(group) > 1 else "the only model run"
     return _percent(record), (
-        f"of the {images['test']:,} test images of {NAMES.get(images['name'], images['name'])} are classified rightly "
+        f"of the {images['test']:,} test images of {data.title(images['name'])} are classified rightly "
         f"by {which}, {_title(name)}; the 95 % interval is {_interval(record)}.")
 
 
@@ -48,7 +46,7 @@ def _from_scratch(group):
         return None
     costs = [f"{record['model']['flops'] / 1e6:,.0f}" for record in (group[name], best)]
     return _percent(group[name]), (f"is the best without pre-training: {_title(name)} {_interval(group[name])}, "
-                                   f"for {costs[0]} instead of {costs[1]} MFLOP per image.")
+                                   f"for {costs[0]} instead of {costs[1]} million operations per image.")
 
 
 def _recipe(group):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 UNSURE = 0.5  # a first choice below this share is a guess
+RANDOM = " from random weights"
 CLASSES = {"cifar10": data.CIFAR10_CLASSES, "digits": tuple("0123456789")}
 
 
@@ -45,6 +46,12 @@ class Saved:
     dataset: str
     classes: tuple
     accuracy: float | None
+
+    @property
+    def title(self):
+        """What a sentence calls that on which it was trained."""
+        name = self.dataset.removesuffix(RANDOM)
+        return data.title(name) + self.dataset[len(name):]
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def _saved(name, path):
     known = record["dataset"].get("classes") if record else None
     classes = tuple(known or CLASSES.get(dataset) or (f"class {index}" for index in range(10_000)))
     if record and record["pretrained"] == "random":
-        dataset += " from random weights"  # it is no party to what the others agree on
+        dataset += RANDOM  # it is no party to what the others agree on
     return Saved(name, path, dataset, classes, record and record["metrics"]["accuracy"]["value"])
 
 
@@ -111,11 +118,13 @@ def load(saved):
 
 
 def shares(model, pixels):
-    """Return class probabilities (n, classes) float32 of a few images (n, height, width, 3), without compiling."""
-    import keras
+    """Return class probabilities (n, classes) float32 of a few images (n, height, width, 3), as in the evaluation.
 
-    answers = model(keras.ops.convert_to_tensor(pixels), training=False)  # an array would do, but not without a warning
-    return keras.ops.convert_to_numpy(answers).astype(np.float32)
+    A direct call of the model would be quicker, but in it Keras 3.15 rounds what `Resizing` makes of 8-bit images.
+    """
+    from lib import evaluation  # it imports Keras
+
+    return evaluation.predict(model, pixels)
 
 
 def ask(model, saved, photo):
@@ -127,7 +136,7 @@ def caveats(answers):
     """Return what should be said beside answers, in sentences: what the models cannot say, doubt and disagreement."""
     groups = {}
     for answer in answers:
-        groups.setdefault(answer.saved.dataset, []).append(answer)
+        groups.setdefault(answer.saved.title, []).append(answer)
     lines = [f"What was trained on {name} knows only {_listed(group[0])}: it shares out 100 % among these, even if the "
              "photo shows none of them." for name, group in groups.items()]  # fmt: skip
     if answers and max(answer.top(1)[0][1] for answer in answers) < UNSURE:
@@ -158,7 +167,7 @@ def predict(source, name=None, profile=None):
     for saved in models:
         answers.append(ask(load(saved), saved, photo))
         first = ", ".join(f"{choice} {share:.0%}" for choice, share in answers[-1].top())
-        print(f"{saved.name:{width}} (trained on {saved.dataset}): {first}", flush=True)
+        print(f"{saved.name:{width}} (trained on {saved.title}): {first}", flush=True)
     print(*caveats(answers), sep="\n")
 
 

@@ -52,7 +52,7 @@ def _matrix(axis, probabilities, labels, class_names):
     sns.heatmap(100 * matrix, annot=readable, fmt=".0f", cmap="cividis", cbar=False, square=True,
                 xticklabels=names, yticklabels=names, annot_kws={"size": 9}, ax=axis)
     axis.set(xlabel="predicted class", ylabel="true class", title="Confusion (% of true class)")
-    axis.tick_params(axis="x", rotation=45)
+    plt.setp(axis.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")  # or long names touch the next
 
 
 def dashboard(run, class_names, title):
@@ -173,7 +173,7 @@ def _lengths(rows):
     return [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
 
 
-def images(rows, titles, title, columns=10, width=1.1):
+def images(rows, titles, title, columns=7, width=1.1):
     """Return a grid of images (height, width, channels), each `width` inches wide under its short title."""
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)

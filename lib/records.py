@@ -128,6 +128,20 @@ def over_seeds(profile):
     return {name: runs for name, runs in found.items() if len(runs) > 1}
 
 
+def energy(record, watts_per_core):
+    """Return an estimate in watt-hours, {"training", "thousand_images"}, for a run on CPU cores; None for another.
+
+    Seconds times cores times an assumed power of each: no measurement. It leaves out memory, cooling, compilation, the
+    pass that fills a cache, and the pre-training of weights. On a GPU the power of a core says nothing.
+    """
+    cores = record.get("threads")
+    if not cores or not record["device"].endswith(" cores"):
+        return None
+    hours = {"training": record["training"]["seconds"] / 3600,
+             "thousand_images": 1000 / record["latency"]["images_per_second"] / 3600}
+    return {what: watts_per_core * cores * taken for what, taken in hours.items()}
+
+
 def predictions(profile, experiment):
     """Return test probabilities (n, classes) float32 and true labels (n,) of an experiment."""
     path = folder(profile) / "predictions" / f"{experiment}.npz"

@@ -12,6 +12,7 @@ from pathlib import Path
 from lib import bench, data, project, records
 
 TEMPLATES = Path(__file__).with_name("templates")
+PHONE = 600  # pixels of a figure that is still legible on a screen of 390
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
 
 
@@ -28,7 +29,7 @@ def render(profile):
         _bench(study)
     study["compare"] = _compare(study) is not None
     study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
-    code = _code("findings.py", "waterfall.py", "decks.py", "decks.yaml")
+    code = _code("findings.py", "waterfall.py", "data.py", "decks.py", "decks.yaml")
     inputs = [code, study | {"site": "the same wherever it lies"}]
     return _publish("index.html.j2", study["site"] / "index.html", study, inputs, lambda: _overview(study))
 
@@ -97,12 +98,13 @@ def _overview(study):
     """What stands above the cards: the steps to the best model, the findings, and the figure that compares all."""
     from lib import findings, waterfall
 
-    comparing = (card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records"))
+    comparing = [card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records")]
     found = _complete(study)
-    png, alt = waterfall.picture(found) or (b"", "")
+    story, pictures = waterfall.story(found) or ("", [])
     return {"findings": findings.sentences(study["profile"], found),
-            "waterfall": {"png": base64.b64encode(png).decode(), "alt": alt},
-            "plots": [figure for card in comparing for figure in card["figures"] if figure["role"] == "thumbnail"][:1]}
+            "story": story, "steps": [(base64.b64encode(png).decode(), alt) for png, alt in pictures],
+            "plots": [(card, figure) for card in comparing for figure in card["figures"]
+                      if figure["role"] == "thumbnail"][:1]}
 
 
 def _complete(study):
@@ -183,7 +185,7 @@ def _render(template, values):
     import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.filters["picture"] = _picture
+    environment.filters |= FILTERS
     return environment.get_template(template).render(values)
 
 
@@ -196,6 +198,20 @@ def _picture(png, width=None):
     small = len(png) < 150_000
     image.save(buffer := io.BytesIO(), "webp", lossless=small, quality=20 if small else 90, method=2)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _wide(png):
+    """Whether a PNG in base64 has too many pixels in a row to be read when it is shrunk to the width of a phone."""
+    return int.from_bytes(base64.b64decode(png[:32])[16:20], "big") > PHONE  # where a PNG says it
+
+
+def _unbroken(text):
+    """HTML in which no line ends between a number and its per cent sign; code stays as it is."""
+    pattern = r"(?s)(<code.*?</code>)|(\d(?:<!--[^>]*-->)?) %"
+    return re.sub(pattern, lambda found: found[1] or f"{found[2]}\N{NO-BREAK SPACE}%", text)
+
+
+FILTERS = {"picture": _picture, "wide": _wide, "unbroken": _unbroken}
 
 
 def _cells(source, ran):
@@ -218,7 +234,7 @@ def _article(study, card):
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_file=str(TEMPLATES / "cells.html.j2"), filters={"picture": _picture},
+    exporter = HTMLExporter(template_file=str(TEMPLATES / "cells.html.j2"), filters=FILTERS,
                             preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"], embed_images=True)
     cells, current = _cells(card["source"]["cells"], card["run"]["cells"])
     notebook = nbformat.from_dict(card["run"] | {"cells": cells})

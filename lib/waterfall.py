@@ -1,4 +1,4 @@
-"""What each step bought, from the decks' simplest network to the best model: the picture that opens the index.
+"""What each step bought, from the decks' simplest network to the best model: the pictures that open the index.
 
 Steps are compared on the same test images; the ingredients of a recipe were tried on validation images, and have an
 axis of their own.
@@ -7,7 +7,7 @@ axis of their own.
 import io
 from dataclasses import dataclass
 
-from lib import decks, findings
+from lib import data, decks, findings
 
 GAIN, LOSS, QUIET = "#0173b2", "#d55e00", "#949494"  # of seaborn's colour-blind palette, as in all figures
 
@@ -78,21 +78,24 @@ def ingredients(group):
     return None, []
 
 
-def picture(found):
-    """Return (PNG, alt text) of the steps to the best model of the records {experiment: record}, or None without."""
+def story(found):
+    """Return (title, [(PNG, alt text)]) of the steps to the best of the records {experiment: record}, or None without.
+
+    A second picture shows the ingredients of the best recipe without pre-training, where its record names them.
+    """
     group = findings.models(found)
     steps = chain(group)
     if len(steps) < 2:
         return None
     images = next(iter(group.values()))["dataset"]
     own, tried = ingredients(group)
-    parts = [(f"Accuracy on the {images['test']:,} test images of {findings.NAMES.get(images['name'], images['name'])}",
+    parts = [(f"Accuracy on the {images['test']:,} test images of {data.title(images['name'])}",
               "test accuracy (%), 95 % intervals", steps)]
     if tried:
         parts.append((f"Inside “{decks.title(own)}”: short trials",
                       "validation accuracy (%), one ingredient more in each trial, one seed", tried))
     title = f"From {steps[0].value:.1f} to {steps[-1].value:.1f} %: what each step bought"
-    return _draw(parts, title), f"{title}. " + " ".join(f"{heading}: {_told(part)}." for heading, _, part in parts)
+    return title, [(_draw(*part), f"{part[0]}: {_told(part[-1])}.") for part in parts]
 
 
 def _accuracy(record):
@@ -104,17 +107,14 @@ def _told(steps):
                           f"{'' if step.kept else ', not kept'}" for step in steps)
 
 
-def _draw(parts, title):
+def _draw(heading, unit, steps):
     from matplotlib.figure import Figure  # slow to import, and only needed where a picture is drawn
 
-    rows = [len(steps) for *_, steps in parts]
-    figure = Figure(figsize=(5, 0.42 * sum(rows) + 0.8 * len(parts) + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
-    axes = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": [count + 1 for count in rows]})
-    for axis, (heading, unit, steps) in zip(axes[:, 0], parts, strict=True):
-        _bars(axis, steps)
-        axis.set_xlabel(unit)
-        axis.set_title(heading, fontsize=11, loc="left")
+    figure = Figure(figsize=(5, 0.42 * len(steps) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    _bars(axis, steps)
+    axis.set_xlabel(unit)
+    axis.set_title(heading, fontsize=11, loc="left")
     figure.savefig(buffer := io.BytesIO(), format="png", dpi=150)
     return buffer.getvalue()
 

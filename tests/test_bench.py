@@ -168,7 +168,7 @@ def test_the_page_shows_all_that_was_measured(reports):
     assert all(about.title in text for about in bench.MEASUREMENTS.values())
     assert "a &lt;device&gt;" in text
     assert text.count("<img") == text.count('src="data:image/webp') == text.count(' alt="') == 3
-    assert "A1, simple CNN" in text and "0.987" in text and "1.23 / 2.00" in text and "90 = 42 % [33–50]" in text
+    assert "A1, simple CNN" in text and "0.987" in text and "1.23 / 2.00" in text and "90 = 42\xa0% [33–50]" in text
     before = page.stat().st_mtime_ns
     site.render("smoke")
     assert page.stat().st_mtime_ns == before

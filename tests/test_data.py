@@ -91,7 +91,17 @@ def test_digits_need_nothing_but_scikit_learn():
         assert split.labels.dtype == np.int64
         assert len(split.images) == len(split.labels) == len(split.indices)
     assert digits.train.images.max() > 200
-    assert str(digits) == "digits: 1,293 / 144 / 360 images for training / validation / test, embedded in scikit-learn"
+    assert str(digits) == ("handwritten digits (scikit-learn): 1,293 / 144 / 360 images for training / validation / "
+                           "test, embedded in the package")
+
+
+@pytest.mark.parametrize(("name", "title"), [
+    ("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("digits", "handwritten digits (scikit-learn)"),
+    ("flowers", "flowers"), ("cifar10 folder", "cifar10 folder"),
+])  # fmt: skip
+def test_readers_see_a_title(name, title):
+    """A folder is called by its name."""
+    assert data.title(name) == title
 
 
 def test_no_image_is_in_two_splits():
@@ -594,7 +604,7 @@ def cifar10():
 
 def test_real_cifar10_has_its_published_shape(cifar10):
     """50,000 images, a tenth of them for validation, and 10,000 to test; all classes alike."""
-    assert str(cifar10).startswith("cifar10: 45,000 / 5,000 / 10,000 images")
+    assert str(cifar10).startswith("CIFAR-10: 45,000 / 5,000 / 10,000 images")
     assert cifar10.image_shape == (32, 32, 3)
     for split, count in ((cifar10.train, 4500), (cifar10.validation, 500), (cifar10.test, 1000)):
         assert np.bincount(split.labels).tolist() == [count] * 10

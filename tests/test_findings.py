@@ -41,7 +41,7 @@ def test_numbers_of_the_sentences():
         mobilenetv2_own=record(0.949, "07_mobilenetv2", "imagenet", 900, 11.3),
         B3=record(0.94, "07_mobilenetv2", "imagenet", 800, 9.6))
     assert "best of 5 models, “MobileNetV2, our recipe”" in found["94.9 %"] and "[93.9, 95.9]" in found["94.9 %"]
-    assert "“simple CNN, our recipe” [82.1, 84.1], for 100 instead of 900 MFLOP" in found["83.1 %"]
+    assert "“simple CNN, our recipe” [82.1, 84.1], for 100 instead of 900 million operations" in found["83.1 %"]
     assert "83.1 % [82.1, 84.1] in place of 69.6 %" in found["+13.5 points"]  # as a reader subtracts
     assert "83 instead of 70 seconds" in found["+13.5 points"]
     assert "“MobileNetV2, fine-tuned”, the fastest within one point" in found["9.6 ms"]

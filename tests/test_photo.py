@@ -280,8 +280,8 @@ def test_it_is_always_said_that_it_may_be_none_of_them():
     """Once for the models of each data set, with its classes."""
     lines = photo.caveats([answer("a", [0.9, 0.1]), answer("b", [0.8, 0.2]), answer("c", [0.7, 0.3], "cifar10")])
     assert [line.split(":")[0] for line in lines] == [
-        "What was trained on digits knows only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
-        "What was trained on cifar10 knows only airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"]
+        "What was trained on handwritten digits (scikit-learn) knows only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "What was trained on CIFAR-10 knows only airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"]
     assert all("even if the photo shows none of them" in line for line in lines)
 
 
@@ -289,7 +289,7 @@ def test_doubt_and_disagreement_are_said():
     """Doubt if no model is sure; disagreement only among those that know the same classes."""
     assert "All models are unsure: no first choice reaches 50%" in photo.caveats([answer("a", [0.4, 0.3, 0.3])])[1]
     lines = photo.caveats([answer("a", [0.4, 0.6]), answer("b", [0.9, 0.1]), answer("c", [0.1, 0.5, 0.4])])
-    assert lines[1:] == ["The models trained on digits disagree: 1 (2), 0 (1)."]
+    assert lines[1:] == ["The models trained on handwritten digits (scikit-learn) disagree: 1 (2), 0 (1)."]
     assert len(photo.caveats([answer("a", [0.9, 0.1]), answer("b", [0.1, 0.9], "cifar10")])) == 2
 
 
@@ -339,6 +339,7 @@ def test_random_weights_are_named(saved):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained": "random"}))
     best = photo.trained()[0]
     assert (best.dataset, best.classes[3]) == ("cifar10 from random weights", "cat")
+    assert best.title == "CIFAR-10 from random weights"
 
 
 def test_many_classes_are_not_all_listed():
@@ -381,7 +382,7 @@ def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     photo.predict(file(halves(), "a.png"))
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "a.png: 60×40 pixels, of which the models see the middle, shrunk to a square"
-    assert out[1].startswith("A1 (trained on cifar10): ")
+    assert out[1].startswith("A1 (trained on CIFAR-10): ")
     assert out[1].count("%") == 3
     assert out[2].startswith("B1 (trained on unknown): class ")
     assert "even if the photo shows none of them" in out[3]
@@ -390,3 +391,17 @@ def test_what_was_trained_is_found_and_answers(saved, file, capsys):
     with pytest.raises(photo.ModelError, match=r"A1\.keras cannot be loaded .*: delete it and run") as error:
         photo.load(found[0])
     assert "\n" not in str(error.value)
+
+
+def test_a_photo_is_answered_as_in_the_evaluation():
+    """Called directly, a Keras model rounds what it resizes; in `predict`, by which it was tested, it does not."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 16)(layers.Resizing(48, 48)(inputs))
+    model = keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.Flatten()(x)))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(photo.shares(model, pixels), model.predict(pixels, verbose=0), atol=1e-6)
+    rounded = model(keras.ops.convert_to_tensor(pixels), training=False)
+    assert np.abs(keras.ops.convert_to_numpy(rounded) - photo.shares(model, pixels)).max() > 1e-4

@@ -219,3 +219,16 @@ def test_a_damaged_list_of_near_duplicates_is_refused(reports, wrong):
     with pytest.raises(records.RecordError) as error:
         records.near_duplicates("smoke", "0123", 12)
     assert str(path) in one_line(error)
+
+
+def test_energy_is_seconds_times_the_power_of_the_cores():
+    """Two cores of 12 W train for 150 s: 1 Wh; a thousand images at 100 per second take them 10 s."""
+    record = changed(device="a CPU, 8 cores", threads=2, training={"seconds": 150.0})
+    found = records.energy(record, 12.0)
+    assert found == {"training": pytest.approx(1), "thousand_images": pytest.approx(24 * 10 / 3600)}
+    assert records.energy(record, 6.0)["training"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("changes", [{"device": "NVIDIA H200", "threads": 2}, {"device": "a CPU, 8 cores"}])
+def test_energy_is_unknown_without_cores(changes):
+    assert records.energy(changed(**changes), 12.0) is None

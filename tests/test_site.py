@@ -45,7 +45,9 @@ long = "{"x" * 200}"
 
 ## Data
 
-Again.""",
+Again.
+
+69.7<!--A1:x:pct1--> % or 70 %, and `7 % 2`.""",
     ["for _ in range(2):\n    show.banner(f'Not CIFAR-10 but {name}')"],
     ["plt.plot([1, 2]);\nplt.show()"],
     ["fig, ax = plt.subplots()\nshow.figure(fig, 'Axes with a \"quote\" and <nothing>', thumbnail=True)"],
@@ -217,6 +219,16 @@ def test_every_figure_has_alt_text(pages):
         assert all(re.search("alt=(\"[^\"]+\"|'[^']+')", image) for image in images)
         assert all('src="data:image/webp' in image for image in images)
     assert len(re.findall("<img", pages["01_first"])) == 2 and "A figure without a description" in pages["01_first"]
+
+
+def test_no_line_ends_before_a_per_cent_sign(pages):
+    assert "69.7<!--A1:x:pct1-->\xa0% or 70\xa0%, and <code>7 % 2</code>" in pages["01_first"]
+
+
+@pytest.mark.parametrize(("width", "wide"), [(600, False), (601, True), (70_000, True)])
+def test_only_a_wide_figure_is_scrolled_on_a_phone(width, wide):
+    Image.new("L", (width, 2)).save(file := io.BytesIO(), "png")
+    assert site.FILTERS["wide"](base64.b64encode(file.getvalue()).decode()) == wide
 
 
 def test_failed_cell_is_open_and_linked(pages):

@@ -59,6 +59,27 @@ def test_page(screen, folder, name):
     assert [(found["help"], found["nodes"][0]["html"]) for found in violations] == []
 
 
+def test_what_goes_on_to_the_right_is_faded_there(screen, folder):
+    screen.goto((folder / "01_first.html").as_uri())
+    table = screen.locator(".scroll:has(> table.dataframe)")
+    table.and_(screen.locator(".more")).wait_for()
+    table.evaluate("box => box.scrollLeft = box.scrollWidth")
+    screen.locator(".scroll:not(.more):has(> table.dataframe)").wait_for()
+
+
+def test_a_long_table_is_scrolled_below_its_head(screen, folder, tmp_path):
+    row = "<tr><td>A1</td><td>70</td></tr>"
+    table = f"<table><thead><tr><th>name</th><th>number</th></tr></thead><tbody>{row * 60}</tbody></table>"
+    path = tmp_path / "long.html"
+    text = (folder / "01_first.html").read_text("utf-8")
+    path.write_text(text.replace("</article>", f'<div class="scroll" id="long">{table}</div></article>'), "utf-8")
+    screen.goto(path.as_uri())
+    screen.evaluate("() => { const box = document.querySelector('#long'); box.scrollTop = box.scrollHeight; }")
+    box, head = (screen.locator(part).first.bounding_box() for part in ("#long", "#long th"))
+    assert head["y"] == pytest.approx(box["y"], abs=2)
+    assert box["height"] < 844
+
+
 def test_contents_fold_on_a_phone(screen, folder):
     screen.goto((folder / "01_first.html").as_uri())
     assert screen.is_visible(".contents nav") == (screen.viewport_size["width"] > 1000)

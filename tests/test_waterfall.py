@@ -45,18 +45,20 @@ def test_ingredients_are_compared_with_what_was_kept():
     assert waterfall.ingredients({"A1": record(0.7)}) == (None, [])
 
 
-def test_the_picture_and_its_text_are_of_the_same_images():
+def test_the_pictures_and_their_texts_are_of_the_same_images():
     found = FOUND | {"E5": record(0.97, test=100)}  # it answered others
-    png, alt = waterfall.picture(found)
-    assert Image.open(io.BytesIO(png)).width > 700
-    assert alt.startswith("From 69.6 to 95.0 %: what each step bought. Accuracy on the 360 test images of digits:")
-    assert "cutout 62.5 % (+12.5)" in alt and "not kept" in alt
-    assert "97.0" not in alt and "99.0" not in alt
+    title, pictures = waterfall.story(found)
+    assert title == "From 69.6 to 95.0 %: what each step bought"
+    assert all(Image.open(io.BytesIO(png)).width > 700 for png, _ in pictures)
+    (_, chain), (_, ingredients) = pictures
+    assert chain.startswith("Accuracy on the 360 test images of handwritten digits (scikit-learn):")
+    assert "97.0" not in chain and "99.0" not in chain
+    assert "cutout 62.5 % (+12.5)" in ingredients and "not kept" in ingredients
 
 
 def test_without_two_steps_there_is_no_picture():
-    assert waterfall.picture({}) is None
-    assert waterfall.picture({"A1": record(0.7)}) is None
+    assert waterfall.story({}) is None
+    assert waterfall.story({"A1": record(0.7)}) is None
 
 
 def test_the_story_is_of_experiments_that_there_are():

@@ -37,7 +37,7 @@ if (button) {
 
 // A cell such as “1,234”, “−1.8” or “69.7 [68.8, 70.6]” sorts by the number it begins with.
 const number = text => parseFloat(text.trim().replace("\u2212", "-").replaceAll(",", ""));
-const SORTABLE = 5, FILTERED = 16; // rows from which it is worth while
+const SORTABLE = 5, FILTERED = 16, TALL = 40; // rows from which it is worth while
 Tablesort.extend("number", text => !isNaN(number(text)), (a, b) => (number(b) || 0) - (number(a) || 0));
 
 all("article table, .sortable").forEach(table => {
@@ -61,6 +61,7 @@ all("article table, .sortable").forEach(table => {
     body.append(...[...body.rows].filter(row => !row.cells[column].textContent.trim())); // blanks come last
   });
   if (rows.length >= FILTERED) table.closest(".scroll").before(filter(rows, complete));
+  table.closest(".scroll")?.classList.toggle("tall", rows.length >= TALL);
 });
 
 function filter(rows, before) {
@@ -74,6 +75,14 @@ function filter(rows, before) {
   };
   return make("p", {class: "filter"}, make("label", {}, "Filter ", input), " ", output);
 }
+
+// What goes on to the right is faded there until it is scrolled to its end.
+all(".scroll").forEach(box => {
+  const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  const seen = new ResizeObserver(mark);
+  [box, ...box.children].forEach(element => seen.observe(element));
+  box.addEventListener("scroll", mark, {passive: true});
+});
 
 /* ----------------------------------------------------------------------------------------------------- search */
 
@@ -134,7 +143,7 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
       const image = make("span", {class: "picture", role: "img", "aria-label": `Test image ${place}`,
         style: `background: url(${sprite}) ${position} / ${columns * 4}rem auto`});
       const said = [[a, "first"], [b, "second"]].map(([index, key]) => make("span", {}, make("span", {class: `key ${key}`}),
-        ` ${classes[answers[index][place]]}${right(index)(place) ? " ✓" : ""}`));
+        ` ${classes[answers[index][place]]}${right(index)(place) ? "\u00a0✓" : ""}`));
       return make("li", {}, image, make("strong", {}, classes[labels[place]]), ...said);
     }));
   }
@@ -177,6 +186,7 @@ function grid(caption, head, rows) {
 }
 
 function chart(curve, models) {
+  const [scale, unit] = curve === "accuracy" ? [100, "%"] : [1, "nats"];
   const [width, height, left, bottom] = [360, 240, 44, 26], svg = (tag, attributes, text = "") => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
@@ -184,22 +194,24 @@ function chart(curve, models) {
     return element;
   };
   const series = models.flatMap(({history}, index) => [["val_", ""], ["", "5 4"]].map(([prefix, dash]) => ({
-    values: history[prefix + curve] || [], dash, key: index ? "second" : "first"})));
-  const every = series.flatMap(({values}) => values), [low, high] = [Math.min(...every), Math.max(...every)];
+    values: (history[prefix + curve] || []).map(value => scale * value), dash, key: index ? "second" : "first"})));
+  const every = series.flatMap(({values}) => values), third = (Math.max(...every) - Math.min(...every)) / 3 || 1;
+  const power = 10 ** Math.floor(Math.log10(third)), step = power * [1, 2, 5, 10].find(round => round * power >= third);
+  const [low, high] = [Math.floor(Math.min(...every) / step) * step, Math.ceil(Math.max(...every) / step) * step];
   const epochs = Math.max(...series.map(({values}) => values.length));
   const x = epoch => left + epoch / Math.max(epochs - 1, 1) * (width - left - 10);
   const y = value => 10 + (high - value) / (high - low || 1) * (height - bottom - 10);
   const ends = models.map(({name, history}) => `${name} ends at ${history[`val_${curve}`].at(-1)} after ${history[curve].length} epochs`);
   const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Validation ${curve}: ${ends.join(", ")}`});
-  [0, 1, 2, 3].forEach(step => {
-    const value = low + (high - low) * step / 3;
+  for (let tick = 0; low + (tick - 0.5) * step < high; tick++) {
+    const value = low + tick * step;
     picture.append(svg("line", {x1: left, x2: width, y1: y(value), y2: y(value), class: "rule"}),
-      svg("text", {x: left - 6, y: y(value) + 4, "text-anchor": "end"}, value.toFixed(2)));
-  });
+      svg("text", {x: left - 6, y: y(value) + 4, "text-anchor": "end"}, +value.toFixed(2)));
+  }
   picture.append(svg("text", {x: left, y: height - 6}, "1"), svg("text", {x: width - 10, y: height - 6, "text-anchor": "end"}, `epoch ${epochs}`),
     ...series.map(({values, dash, key}) => svg("polyline", {points: values.map((value, epoch) => `${x(epoch)},${y(value)}`).join(" "),
       "stroke-dasharray": dash, class: `curve ${key}`})));
-  return make("figure", {}, make("figcaption", {}, curve), picture);
+  return make("figure", {}, make("figcaption", {}, `${curve} (${unit})`), picture);
 }
 
 if (one("#comparison")) compare(JSON.parse(one("#comparison").textContent));
