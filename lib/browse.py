@@ -10,21 +10,44 @@ from lib import evaluation, plots, show
 
 import ipywidgets
 import numpy as np
-from IPython.display import display
+
+
+def _explore(controls, look, hint):
+    """Display widgets and below them the picture of `look(*values)`, which is drawn again when one is used.
+
+    `look` takes the values of those that have one, and returns (PNG or None, text); `hint` says what the widgets do.
+    The first picture is also what stands in a report and in any other place that shows no widgets.
+    """
+    below = ipywidgets.HTML()
+
+    def draw(_=None):
+        png, text = look(*(control.value for control in controls if control.has_trait("value")))
+        address = f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
+        image = f'<img alt="{html.escape(text)}" src="{address}" style="max-width: 100%">'
+        below.value = image if png else f"<p>{html.escape(text)}</p>"
+        return png, text
+
+    for control in controls:
+        control.observe(draw, "value") if control.has_trait("value") else control.on_click(draw)
+    png, text = draw()
+    view = ipywidgets.VBox([ipywidgets.HBox(controls), below])
+    show.widget(view, f"{text}. In JupyterLab {hint}.", png)
+    return view
 
 
 def errors(run, pictures, class_names, count=20):
     """Display a menu of true and one of predicted classes, and the test images of that pair, the surest answers first.
 
     `run` is a `training.Run`, `pictures` are its test images (n, height, width, 3). It starts with the pair that is
-    confused most often, which is also the picture that stands here in a report.
+    confused most often.
     """
     predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
 
     def pair(truth, answer):
         """The PNG of a pair of classes, or None without such images, and what to say of it."""
         found = np.flatnonzero((run.labels == truth) & (predicted == answer))
-        text = f"{class_names[truth]} → {class_names[answer]}: {len(found):,} test images"
+        order = ", the surest answers first" if len(found) else ""
+        text = f"{class_names[truth]} → {class_names[answer]}: {len(found):,} test images{order}"
         surest = found[np.argsort(-confidence[found], kind="stable")][:count]
         titles = [f"{share:.0%}" for share in confidence[surest]]
         return (show.png(plots.images(pictures[surest], titles, text)) if len(found) else None), text
@@ -34,20 +57,4 @@ def errors(run, pictures, class_names, count=20):
     options = [(name, label) for label, name in enumerate(class_names)]
     menus = [ipywidgets.Dropdown(options=options, value=label, description=name)
              for name, label in zip(("true", "predicted"), start, strict=True)]  # fmt: skip
-    below = ipywidgets.HTML()
-
-    def draw(change=None):
-        png, text = pair(*(menu.value for menu in menus))
-        address = f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
-        below.value = f'<img alt="{html.escape(text)}" src="{address}">' if png else f"<p>{html.escape(text)}</p>"
-
-    for menu in menus:
-        menu.observe(draw, "value")
-    draw()
-    view = ipywidgets.VBox([ipywidgets.HBox(menus), below])
-    png, text = pair(*start)
-    still = {"text/plain": f"[In JupyterLab two menus choose the classes. {text}]", "image/png": png}
-    still = {kind: value for kind, value in still.items() if value}
-    alt = {"image/png": {"alt": f"{text}, the surest answers first."}} if png else {}
-    display(view._repr_mimebundle_() | still, raw=True, metadata=alt)
-    return view
+    return _explore(menus, pair, "two menus choose the classes")

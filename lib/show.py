@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import json
+import os
 
 from lib import pictures
 
@@ -44,6 +45,17 @@ def _spots(fig, points, images, names):
     spots = [[*place, str(name)] for place, name in zip(np.round(100 * places, 2).tolist(), names, strict=True)]
     sheet = base64.b64encode(pictures.sheet(images, quality=60)).decode()
     return json.dumps({"sheet": sheet, "columns": pictures.COLUMNS, "spots": spots}, ensure_ascii=False)
+
+
+def widget(view, text, picture=None):
+    """Display a widget to a reader in JupyterLab, and a PNG of it, described in `text`, or the text alone elsewhere.
+
+    A widget that is stored in a notebook needs the kernel that made it: whoever opens that notebook next would find an
+    error in its place. So it is left out unless JupyterLab runs this kernel, which says so in its environment.
+    """
+    live = view._repr_mimebundle_() if "JPY_SESSION_NAME" in os.environ else {}
+    still = {"text/plain": f"[{text}]"} | ({"image/png": picture} if picture else {})
+    display(live | still, raw=True, metadata={"image/png": {"alt": text}} if picture else {})
 
 
 def png(fig):
