@@ -58,3 +58,28 @@ def errors(run, pictures, class_names, count=20):
     menus = [ipywidgets.Dropdown(options=options, value=label, description=name)
              for name, label in zip(("true", "predicted"), start, strict=True)]  # fmt: skip
     return _explore(menus, pair, "two menus choose the classes")
+
+
+def threshold(run, pictures, class_names, count=10):
+    """Display a slider of the confidence (%) below which a model declines, what it reaches, and images on either side.
+
+    `run` is a `training.Run`, `pictures` are its test images (n, height, width, 3). It starts where half of them are
+    answered.
+    """
+    predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
+    right, order = predicted == run.labels, np.argsort(confidence, kind="stable")
+
+    def at(percent):
+        """The PNG of the images closest to a threshold, in the order of confidence, and what to say of it."""
+        first = np.searchsorted(confidence[order], percent / 100)
+        answered, near = order[first:], order[max(0, first - count) : first + count]
+        reached = f", {right[answered].mean():.1%} of these correctly" if len(answered) else ""
+        text = f"Declining below {percent}%, it answers {len(answered) / len(order):.1%} of the test images{reached}"
+        titles = [f"{class_names[predicted[i]]} {'✓' if right[i] else '✗'}\n{confidence[i]:.0%} "
+                  f"{'declined' if confidence[i] < percent / 100 else 'answered'}" for i in near]
+        return show.png(plots.images(pictures[near], titles, text)), text
+
+    start = int(100 * np.median(confidence))
+    slider = ipywidgets.IntSlider(start, 0, 100, description="confidence (%)", layout={"width": "32em"},
+                                  style={"description_width": "initial"})  # fmt: skip
+    return _explore([slider], at, "a slider sets the confidence")

@@ -49,3 +49,19 @@ def test_a_report_shows_the_most_confused_pair(shown, monkeypatch):
 def test_a_network_without_errors_is_no_error(shown):
     browse.errors(run([0, 0, 0, 1, 1, 2]), np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
     assert "image/png" in shown[0][0] and "3 test images" in shown[0][0]["text/plain"]  # cats taken for cats
+
+
+def test_a_threshold_says_what_is_answered_and_how_well(shown):
+    answers = run([0, 0, 1, 1, 1, 2])
+    answers.probabilities[:, :] = np.where(answers.probabilities > 0.5, [[0.9], [0.7], [0.6], [0.5], [0.4], [0.3]], 0.1)
+    view = browse.threshold(answers, np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
+    slider, below = view.children[0].children[0], view.children[1]
+    assert slider.value == 55  # the median: half are answered
+    assert shown[0][1]["image/png"]["alt"].startswith(
+        "Declining below 55%, it answers 50.0% of the test images, 66.7% of these correctly.")
+    slider.value = 65
+    assert "it answers 33.3% of the test images, 100.0% of these correctly" in below.value
+    slider.value = 100
+    assert 'it answers 0.0% of the test images"' in below.value and "data:image/png" in below.value
+    slider.value = 0
+    assert "it answers 100.0% of the test images, 83.3% of these correctly" in below.value
