@@ -1,12 +1,13 @@
 """Helpers for looking around in JupyterLab; a report shows a picture of where they start.
 
-Introduced in notebook 07.
+Introduced in notebook 02.
 """
 
 import base64
 import html
+from dataclasses import replace
 
-from lib import evaluation, plots, show
+from lib import augmentation, evaluation, plots, show
 
 import ipywidgets
 import numpy as np
@@ -83,3 +84,26 @@ def threshold(run, pictures, class_names, count=10):
     slider = ipywidgets.IntSlider(start, 0, 100, description="confidence (%)", layout={"width": "32em"},
                                   style={"description_width": "initial"})  # fmt: skip
     return _explore([slider], at, "a slider sets the confidence")
+
+
+def augmented(split, recipe, count=10, seed=0):
+    """Display the first images of a `data.Split`, what two epochs of a `training.Recipe` make of them, and a button.
+
+    The button draws the next two epochs.
+    """
+    few = split.take(slice(count))
+    images = np.asarray(few.images)
+    batches = augmentation.Batches(few, few.labels.max() + 1, replace(recipe, batch_size=count), seed)
+
+    def again():
+        """The PNG of the images and of their next two versions, and what to say of it."""
+        rows = [images]
+        for _ in range(2):
+            rows.append(batches[0][0])
+            batches.on_epoch_end()
+        epochs = batches.epoch - 1, batches.epoch
+        text = f"{len(images)} training images, and what the network sees of them in epochs {epochs[0]} and {epochs[1]}"
+        titles = np.repeat(["as it is", *(f"epoch {epoch}" for epoch in epochs)], len(images))
+        return show.png(plots.images(np.concatenate(rows), titles, text, columns=len(images))), text
+
+    return _explore([ipywidgets.Button(description="Draw again")], again, "a button draws again")

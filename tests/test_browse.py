@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from lib import browse, show
+from lib import browse, show, training
 
 import numpy as np
 import pytest
@@ -22,6 +22,19 @@ def shown(monkeypatch):
     found = []
     monkeypatch.setenv("JPY_SESSION_NAME", "07.ipynb")
     monkeypatch.setattr(show, "display", lambda content, raw, metadata: found.append((content, metadata)))
+    return found
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The images of each figure, as they are drawn."""
+    found, draw = [], browse.plots.images
+
+    def spy(rows, *more, **named):
+        found.append(rows)
+        return draw(rows, *more, **named)
+
+    monkeypatch.setattr(browse.plots, "images", spy)
     return found
 
 
@@ -65,3 +78,22 @@ def test_a_threshold_says_what_is_answered_and_how_well(shown):
     assert 'it answers 0.0% of the test images"' in below.value and "data:image/png" in below.value
     slider.value = 0
     assert "it answers 100.0% of the test images, 83.3% of these correctly" in below.value
+
+
+def test_an_augmentation_is_drawn_again(shown, drawn, noise):
+    view = browse.augmented(noise.train, training.Recipe(epochs=1, flip="alternate", shift=2), count=4)
+    assert "in epochs 1 and 2" in shown[0][1]["image/png"]["alt"]
+    button, below = view.children[0].children[0], view.children[1]
+    button.click()
+    assert "4 training images" in below.value and "in epochs 3 and 4" in below.value
+    first, second = drawn
+    assert len(first) == len(second) == 12
+    for rows in drawn:
+        np.testing.assert_array_equal(rows[:4], noise.train.images[:4])
+    assert not np.array_equal(first[4:], second[4:])
+
+
+def test_what_is_drawn_is_what_training_sees(shown, drawn, noise):
+    """Without augmentation the images as they are, in their order."""
+    browse.augmented(noise.train, training.Recipe(epochs=1), count=50)
+    np.testing.assert_array_equal(drawn[0], np.concatenate([noise.train.images] * 3))
