@@ -6,6 +6,7 @@ Introduced in notebook 02.
 import base64
 import html
 from dataclasses import replace
+from functools import cache
 
 from lib import augmentation, evaluation, plots, show
 
@@ -107,3 +108,26 @@ def augmented(split, recipe, count=10, seed=0):
         return show.png(plots.images(np.concatenate(rows), titles, text, columns=len(images))), text
 
     return _explore([ipywidgets.Button(description="Draw again")], again, "a button draws again")
+
+
+def two_photos(photos, look):
+    """Display two menus of {name: `pictures.Photo`}, both photos with a heat map, and what each model says to them.
+
+    `look(photo)` returns a list of `photo.Answer` and {title: heat map over the photo's middle}, of which the first is
+    shown. It starts with the first and the last photo, and asks about each only once.
+    """
+    ask = cache(lambda name: look(photos[name]))
+
+    def beside(*names):
+        """The PNG of two photos, and the first choice of the first model for each."""
+        found = [ask(name) for name in names]
+        rows = [np.hstack([photos[name].crop, *list(maps.values())[:1]])
+                for name, (_, maps) in zip(names, found, strict=True)]  # fmt: skip
+        said = [[f"{answer.saved.name}: " + ", ".join(f"{choice} {share:.0%}" for choice, share in answer.top())
+                 for answer in answers] for answers, _ in found]  # fmt: skip
+        text = " · ".join(f"{name} – {lines[0]}" for name, lines in zip(names, said, strict=True))
+        return show.png(plots.captioned(rows, names, said)), text
+
+    names = list(photos)
+    menus = [ipywidgets.Dropdown(options=names, value=name) for name in (names[0], names[-1])]
+    return _explore(menus, beside, "two menus choose the photos")

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from lib import browse, show, training
+from lib import browse, photo, show, training
 
 import numpy as np
 import pytest
@@ -97,3 +97,23 @@ def test_what_is_drawn_is_what_training_sees(shown, drawn, noise):
     """Without augmentation the images as they are, in their order."""
     browse.augmented(noise.train, training.Recipe(epochs=1), count=50)
     np.testing.assert_array_equal(drawn[0], np.concatenate([noise.train.images] * 3))
+
+
+def test_two_photos_stand_side_by_side(shown):
+    asked = []
+
+    def look(picture):
+        asked.append(picture.name)
+        saved = photo.Saved("A2", None, "digits", CLASSES, None)
+        answers = [photo.Answer(saved, np.roll([0.7, 0.2, 0.1], len(picture.name)))]
+        return answers, {"A2": np.asarray(picture.crop)} if picture.name == "one" else {}
+
+    photos = {name: photo.Photo(name, (8, 6), photo.Image.new("RGB", (8, 6))) for name in ("one", "<two>", "four")}
+    view = browse.two_photos(photos, look)
+    (first, second), below = view.children[0].children, view.children[1]
+    assert shown[0][1]["image/png"]["alt"].startswith(
+        "one – A2: cat 70%, <dog> 20%, frog 10% · four – A2: <dog> 70%, frog 20%, cat 10%.")
+    second.value = "<two>"
+    assert "&lt;two&gt; – A2: frog 70%, cat 20%, &lt;dog&gt; 10%" in below.value
+    first.value = "four"
+    assert asked == ["one", "four", "<two>"]
