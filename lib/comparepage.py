@@ -2,15 +2,13 @@
 
 import base64
 import hashlib
-import io
 from itertools import combinations
 
-from lib import data, decks, project, records
+from lib import data, decks, pictures, project, records
 
 import numpy as np
-from PIL import Image
 
-PICTURES, COLUMNS, SIDE = 400, 20, 32  # of the sprite: how many, how many side by side, how many pixels wide
+PICTURES = 400  # of the sprite
 
 
 def content(profile, group, folder):
@@ -26,7 +24,7 @@ def content(profile, group, folder):
     classes = recorded.get("classes", data.CIFAR10_CLASSES)  # the first records were all of CIFAR-10, and did not say
     return {"models": [_model(name, record, row) for (name, record), row in zip(group.items(), predicted, strict=True)],
             "labels": _packed(labels), "classes": list(classes), "pictures": places.tolist(),
-            "sprite": _sprite(folder, recorded, dataset, places), "columns": COLUMNS}
+            "sprite": _sprite(folder, recorded, dataset, places), "columns": pictures.COLUMNS}
 
 
 def contested(predicted):
@@ -69,12 +67,7 @@ def _sprite(folder, recorded, dataset, places):
     if not path.exists():
         if not dataset or not len(places):
             return None
-        sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE * -(-len(places) // COLUMNS)))
-        for number, place in enumerate(places):
-            picture = Image.fromarray(np.ascontiguousarray(dataset.test.images[place])).resize((SIDE, SIDE))
-            sheet.paste(picture, (SIDE * (number % COLUMNS), SIDE * (number // COLUMNS)))
-        sheet.save(buffer := io.BytesIO(), "webp", quality=85)
         for outdated in folder.glob("contested-*.webp"):
             outdated.unlink()
-        project.atomic_write(path, buffer.getvalue())
+        project.atomic_write(path, pictures.sheet(dataset.test.images[places], quality=85))
     return path.name

@@ -173,8 +173,9 @@ def predict(source, name=None, profile=None):
 
 def chooser(look):
     """Display a button that takes a photo from the reader's computer; below it stands what `look(photo)` shows."""
+    from lib import show
+
     import ipywidgets
-    from IPython.display import display
 
     button = ipywidgets.FileUpload(accept="image/*", description="Choose a photo")
     below = ipywidgets.Output()
@@ -189,6 +190,5 @@ def chooser(look):
                     print(error)
 
     button.observe(chosen, "value")
-    bundle = ipywidgets.VBox([button, below])._repr_mimebundle_()
-    display(bundle | {"text/plain": "[In JupyterLab a button to choose a photo stands here.]"}, raw=True)
+    show.widget(ipywidgets.VBox([button, below]), "In JupyterLab a button to choose a photo stands here.")
     return button

@@ -188,6 +188,17 @@ def images(rows, titles, title, columns=7, width=1.1):
     return fig
 
 
+def captioned(rows, titles, captions):
+    """Return images (height, width, 3) side by side, each under its title and above the lines of its caption."""
+    size = (4.4 * len(rows), 2.8 + 0.18 * max(map(len, captions)))
+    fig, axes = plt.subplots(1, len(rows), figsize=size, squeeze=False, layout="constrained")
+    for axis, image, title, lines in zip(axes.flat, rows, titles, captions, strict=True):
+        axis.imshow(image)
+        axis.set(xticks=[], yticks=[], title=title)
+        axis.set_xlabel("\n".join(lines), fontsize=9, loc="left")
+    return fig
+
+
 def overlay(image, heat):
     """Return an image (height, width, 3) uint8 in grey, with a heat map (rows, columns) from 0 to 1 laid over it."""
     height, width = image.shape[:2]

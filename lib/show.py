@@ -3,22 +3,59 @@
 Each output carries a role in its metadata, by which the site finds the banner, the result and the thumbnail.
 """
 
+import base64
 import html
 import io
+import json
+import os
+
+from lib import pictures
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import display
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 
-def figure(fig, alt, thumbnail=False):
-    """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index."""
+def figure(fig, alt, thumbnail=False, hover=None):
+    """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index.
+
+    `hover` is (points (n, 2) in the only or first axes, images (n, height, width, 3), names (n,)): in the site, the
+    image and the name of the point nearest to the pointer are shown.
+    """
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what it shows")
-    picture = png(fig)
-    metadata = {"image/png": {"alt": alt}} | ({"study": {"role": "thumbnail"}} if thumbnail else {})
-    display({"image/png": picture, "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+    study = {"role": "thumbnail"} if thumbnail else {}
+    study |= {"hover": _spots(fig, *hover)} if hover else {}
+    metadata = {"image/png": {"alt": alt}} | ({"study": study} if study else {})
+    display({"image/png": png(fig), "text/plain": f"[figure: {alt}]"}, raw=True, metadata=metadata)
+
+
+def _spots(fig, points, images, names):
+    """What a page needs to show images on hover: their sheet, and where each point is, in % of the PNG, with its name.
+
+    It travels beside the PNG, which other viewers of notebooks show as it is; they agree on no HTML that could do this.
+    As a text, for in a notebook each item of a list has a line of its own.
+    """
+    fig.draw_without_rendering()
+    box = fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])  # what `png` cuts out
+    places = fig.axes[0].transData.transform(points) / fig.dpi
+    places = (places * (1, -1) - (box.x0, -box.y1)) / (box.width, box.height)
+    spots = [[*place, str(name)] for place, name in zip(np.round(100 * places, 2).tolist(), names, strict=True)]
+    sheet = base64.b64encode(pictures.sheet(images, quality=60)).decode()
+    return json.dumps({"sheet": sheet, "columns": pictures.COLUMNS, "spots": spots}, ensure_ascii=False)
+
+
+def widget(view, text, picture=None):
+    """Display a widget to a reader in JupyterLab, and a PNG of it, described in `text`, or the text alone elsewhere.
+
+    A widget that is stored in a notebook needs the kernel that made it: whoever opens that notebook next would find an
+    error in its place. So it is left out unless JupyterLab runs this kernel, which says so in its environment.
+    """
+    live = view._repr_mimebundle_() if "JPY_SESSION_NAME" in os.environ else {}
+    still = {"text/plain": f"[{text}]"} | ({"image/png": picture} if picture else {})
+    display(live | still, raw=True, metadata={"image/png": {"alt": text}} if picture else {})
 
 
 def png(fig):

@@ -140,6 +140,11 @@ def test_stored_outputs_hold_no_errors_warnings_or_paths(path):
         assert not re.search(r"/(root|home|tmp|Users)/|[Ww]arning:|Traceback", text), text
 
 
+def test_stored_outputs_need_no_kernel(path):
+    """A widget without the kernel that made it reads "Error displaying widget" in JupyterLab."""
+    assert not [kind for output in outputs(path) for kind in output.get("data", {}) if "widget" in kind]
+
+
 def test_every_picture_has_alt_text(path):
     """And shows as text where pictures do not."""
     for output in outputs(path):

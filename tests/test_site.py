@@ -25,6 +25,7 @@ FIRST = [
 Then [the second](02_second.ipynb), the [end of the third](03_third.ipynb#The-end) and [a helper](../lib/show.py).""",
     ["""import sys, warnings
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from lib import show"""],
@@ -51,6 +52,11 @@ Again.
     ["for _ in range(2):\n    show.banner(f'Not CIFAR-10 but {name}')"],
     ["plt.plot([1, 2]);\nplt.show()"],
     ["fig, ax = plt.subplots()\nshow.figure(fig, 'Axes with a \"quote\" and <nothing>', thumbnail=True)"],
+    ["""points, pictures = [[0.25, 0.5], [0.75, 0.5]], np.zeros((2, 32, 32, 3), np.uint8)
+fig, ax = plt.subplots()
+ax.plot(*zip(*points), 'o')
+ax.set(xlim=(0, 1), ylim=(0, 1))
+show.figure(fig, 'Two points', hover=(points, pictures, ['<b>cat', 'dog</script>']))"""],
     ["""for epoch in range(epochs):
     print(f'epoch {epoch + 1}/{epochs}', end='\\r', flush=True)
 print()
@@ -206,7 +212,7 @@ def test_links_between_notebooks_lead_to_pages(pages, study):
 
 def test_cells(pages):
     first = pages["01_first"]
-    assert first.count('<details class="code"') == 10 and "In\xa0[" not in first
+    assert first.count('<details class="code"') == 11 and "In\xa0[" not in first
     assert "Parameters and their defaults" in first and INJECTED.search(first)
     assert "epoch 2/2" in first and "epoch 1/2" not in first and 'class="wrapped stderr"' in first
     assert "<caption>All models</caption>" in first and "All models\n" not in first
@@ -218,7 +224,7 @@ def test_every_figure_has_alt_text(pages):
         images = re.findall(r"<img[^>]*>", text)
         assert all(re.search("alt=(\"[^\"]+\"|'[^']+')", image) for image in images)
         assert all('src="data:image/webp' in image for image in images)
-    assert len(re.findall("<img", pages["01_first"])) == 2 and "A figure without a description" in pages["01_first"]
+    assert len(re.findall("<img", pages["01_first"])) == 3 and "A figure without a description" in pages["01_first"]
 
 
 def test_no_line_ends_before_a_per_cent_sign(pages):

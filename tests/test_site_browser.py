@@ -180,6 +180,34 @@ def test_small_tables_are_left_alone(page, folder):
     assert page.locator(".filter").count() == page.locator("th[aria-sort]").count() == 0
 
 
+def test_points_show_their_images(screen, folder):
+    screen.goto((folder / "01_first.html").as_uri())
+    assert not screen.is_visible(".spot")
+    chart = screen.locator(".hover img")
+    chart.scroll_into_view_if_needed()
+    left, top = screen.evaluate("JSON.parse(document.querySelector('.hover script').textContent).spots[0]")[:2]
+    border = float(chart.evaluate("chart => getComputedStyle(chart).paddingLeft")[:-2])
+    width, height = chart.evaluate("chart => [chart.clientWidth, chart.clientHeight]")
+    x, y = (border + share / 100 * (size - 2 * border) for share, size in ((left, width), (top, height)))
+    chart.hover(position={"x": x + 3, "y": y - 3})
+    assert screen.inner_text(".spot.on") == "<b>cat"  # the text of a name, not markup
+    chart.hover(position={"x": x + 30, "y": y})
+    assert not screen.is_visible(".spot")
+
+
+def test_points_by_keyboard(page, folder):
+    page.goto((folder / "01_first.html").as_uri())
+    tab_to(page, ".hover")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text(".spot.on") == "<b>cat"
+    page.keyboard.press("ArrowLeft")  # there is nothing further to the left
+    assert page.inner_text(".spot.on") == "<b>cat"
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text(".spot.on") == "dog</script>"
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".spot")
+
+
 def test_search_by_keyboard(page, folder):
     page.goto((folder / "index.html").as_uri())
     tab_to(page, "#search")

@@ -84,6 +84,69 @@ all(".scroll").forEach(box => {
   box.addEventListener("scroll", mark, {passive: true});
 });
 
+/* ---------------------------------------------------------------------------------------------- images on hover */
+
+// Where the picture of a number stands on a sheet of them that is 4rem wide for each, as a background-position.
+const corner = (number, columns) => `${number % columns * -4}rem ${Math.floor(number / columns) * -4}rem`;
+
+all(".hover").forEach(figure => {
+  const {sheet, columns, spots} = JSON.parse(one("script", figure).textContent), chart = one("img", figure);
+  const image = make("span", {class: "picture"}), name = make("span"), label = make("output", {class: "spot"}, image, name);
+  const ring = make("span", {class: "ring"});
+  image.style.background = `url(data:image/webp;base64,${sheet}) 0 0 / ${columns * 4}rem auto`;
+  const help = "Point at a dot, or move with the arrow keys, to see its image.";
+  figure.append(label, ring);
+  figure.after(make("p", {class: "facts"}, help));
+  figure.setAttribute("role", "group");
+  figure.setAttribute("aria-label", help);
+  let at = [50, 50];
+
+  function frame() { // the picture without its border, in pixels
+    const border = parseFloat(getComputedStyle(chart).paddingLeft);
+    return [border, chart.clientWidth - 2 * border, chart.clientHeight - 2 * border];
+  }
+
+  const place = (element, left, top) =>
+    Object.assign(element.style, {left: `${chart.offsetLeft + left}px`, top: `${chart.offsetTop + top}px`});
+
+  function nearest(x, y, fits = () => true) { // the number of the spot nearest to a place in %, and how many pixels away
+    const [, width, height] = frame();
+    const far = spots.map(([left, top]) => [(left - x) / 100 * width, (top - y) / 100 * height])
+      .map(way => fits(...way) ? Math.hypot(...way) : Infinity);
+    return [far.indexOf(Math.min(...far)), Math.min(...far)];
+  }
+
+  function show([number, far], reach) {
+    label.classList.toggle("on", far < reach);
+    if (far >= reach) return;
+    at = spots[number];
+    image.style.backgroundPosition = corner(number, columns);
+    name.textContent = at[2];
+    const [border, width, height] = frame(), [left, top] = [border + at[0] / 100 * width, border + at[1] / 100 * height];
+    const x = Math.max(0, Math.min(left - label.offsetWidth / 2, chart.clientWidth - label.offsetWidth));
+    const y = top - label.offsetHeight - 10;
+    place(ring, left, top);
+    place(label, x, y > 0 ? y : top + 10);
+  }
+
+  chart.onpointermove = chart.onpointerdown = ({offsetX, offsetY}) => {
+    const [border, width, height] = frame();
+    show(nearest((offsetX - border) / width * 100, (offsetY - border) / height * 100), 20);
+  };
+  const hide = () => label.classList.remove("on");
+  chart.onpointerleave = ({pointerType}) => pointerType === "touch" || hide(); // a finger leaves as soon as it has tapped
+  figure.onblur = hide;
+  figure.onkeydown = event => {
+    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (event.key === "Escape") hide();
+    if (!step) return;
+    event.preventDefault();
+    const ahead = (x, y) => x * step[0] + y * step[1] > Math.abs(x * step[1] + y * step[0]);
+    const next = nearest(at[0], at[1], ahead);
+    if (next[1] < Infinity) show(next, Infinity);
+  };
+});
+
 /* ----------------------------------------------------------------------------------------------------- search */
 
 if (one("#search")) {
@@ -139,7 +202,7 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
     one("#shown").textContent = sprite ? `${Math.min(found.length, 48)} of ${count(test)}, those on which most models differ`
       : `${count(test)} images; their pictures are shown where this page is rendered with the data at hand`;
     one("#pictures").replaceChildren(...(sprite ? found.slice(0, 48) : []).map(place => {
-      const number = pictures.indexOf(place), position = `${number % columns * -4}rem ${Math.floor(number / columns) * -4}rem`;
+      const position = corner(pictures.indexOf(place), columns);
       const image = make("span", {class: "picture", role: "img", "aria-label": `Test image ${place}`,
         style: `background: url(${sprite}) ${position} / ${columns * 4}rem auto`});
       const said = [[a, "first"], [b, "second"]].map(([index, key]) => make("span", {}, make("span", {class: `key ${key}`}),
