@@ -85,6 +85,7 @@ def _write_powers_out(fig):
 
 def table(frame, caption, index=False):
     """Display a pandas DataFrame with a caption; missing values are blank cells."""
+    frame = frame.fillna(np.nan)  # None would be written out
     markup = frame.to_html(index=index, na_rep="", border=0, justify="left", escape=True)
     opening, rest = markup.split(">", 1)
     body = f"{opening}><caption>{html.escape(caption)}</caption>{rest}"

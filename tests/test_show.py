@@ -7,6 +7,7 @@ from lib import pictures, plots, show  # noqa: F401  (plots sets how text is rea
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -23,6 +24,15 @@ def test_logarithmic_axes_read_as_people_write(ends, expected):
     assert not [label for label in labels if "$" in label]
     assert not plt.rcParams["text.parse_math"]
     assert other.get_title() == title
+
+
+def test_what_is_missing_in_a_table_is_blank(monkeypatch):
+    """Not None, nor nan."""
+    shown = []
+    monkeypatch.setattr(show, "display", lambda content, raw: shown.append(content))
+    show.table(pd.DataFrame({"deck (%)": [None, "65"], "none": [None, None], "loss": [0.5, None]}), "Some numbers")
+    assert shown[0]["text/html"].count("<td></td>") == 4
+    assert not [word for word in ("None", "nan") for text in shown[0].values() if word in text]
 
 
 @pytest.mark.parametrize("dpi", [72, 100])
