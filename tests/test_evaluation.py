@@ -162,7 +162,8 @@ def test_robustness_is_the_accuracy_at_every_strength():
     images, labels = generator.integers(0, 256, (60, 8, 8, 3), np.uint8), np.arange(60) % 3
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(x))
+    weights = keras.initializers.HeNormal(seed=0)  # others may give one answer to all images
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax", kernel_initializer=weights)(x))
     found = evaluation.robustness(model, data.Split(images, labels, np.arange(60)), limit=30)
     rows = np.sort(data.stratified_order(labels)[:30])
     assert np.bincount(labels[rows]).tolist() == [10, 10, 10]
