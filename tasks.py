@@ -120,7 +120,7 @@ def export(_, format, model=None, profile=None):
 
 @command(profile=PROFILE + ", or reference: where the results go (default: quick)", only="names: data_load,prediction")
 def bench(_, profile="quick", only=None):
-    """Measure how fast it is, in pairs, in about twenty minutes."""
+    """Measure how fast it is, in pairs, in under half an hour."""
     from lib import bench, site
 
     from rich.console import Console
