@@ -77,7 +77,8 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
         for task in (task for task in tasks if "own" in task and not (task["folder"] / "run.json").exists()):
             about = {"line": f"{line}, seed {task['parameters']['seed']}"}
             _write(task["folder"] / "run.json", **_json(folder / "run.json") | about)
-        refused, stop = set(), threading.Event()  # an exception of the signal could get lost in a callback of Dask's
+        stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
+        refused = set()
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         for reading in (False, True):  # the records that the first wave writes are an input of the second
@@ -146,7 +147,8 @@ def digest(task):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
         files += [*records.of_seeds(task["folder"]), task["folder"] / records.NEAR_DUPLICATES]
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
-              [(path.name, project.code_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8"))
+              [(path.name, project.code_of(path) if path.suffix == ".py" else
+                path.read_text(encoding="utf-8", errors="surrogateescape"))  # who reads a damaged record will name it
                for path in files if path.exists()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

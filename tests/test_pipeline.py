@@ -490,6 +490,16 @@ def test_what_runs_again_when_something_changes(study, digests, what, file, old,
     assert " ".join(name for name in sorted(before) if after[name] != before[name]) == changed, what
 
 
+@pytest.mark.parametrize("name", ["records/A1.json", "failed/A1.json", "near_duplicates.json"])
+def test_a_damaged_record_is_a_change_and_no_error(study, tmp_path, name):
+    """The notebook that reads it names it; the others run."""
+    path = study.root / "notebooks" / "12_last.ipynb"
+    task = {"path": path, "parameters": {}, "folder": tmp_path, "root": study.root}
+    before = pipeline.digest(task)
+    project.atomic_write(tmp_path / name, b"\xff\xfe{")
+    assert pipeline.digest(task) != before
+
+
 def test_another_backend_runs_all_again(digests, monkeypatch):
     """Its numbers differ in the last digits."""
     before = digests()
