@@ -64,6 +64,7 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
             tf.config.experimental.enable_op_determinism()
+            _without_tuner(tf.data)
         if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
             _share_batches()
         keras.utils.set_random_seed(seed)
@@ -71,6 +72,17 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
         keras.mixed_precision.set_dtype_policy(precision)
         keras.ops.zeros(1)  # the first operation makes the backend report its devices
     return Study(notebook, profile, seed, threads, precision, retrain)
+
+
+def _without_tuner(data):
+    plain = data.Dataset.__iter__
+    if plain.__module__ == __name__:
+        return
+    options = data.Options()
+    options.autotune.enabled = False
+    # Up to TensorFlow 2.21 the thread that tunes input pipelines may sleep on after the last batch, and every `fit` and
+    # `predict` waits for it, for up to as long as it took itself. What comes from memory needs no tuning.
+    data.Dataset.__iter__ = lambda self: plain(self.with_options(options))
 
 
 class _Shared(keras.distribution.DataParallel):

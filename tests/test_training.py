@@ -253,6 +253,23 @@ def test_training_reports_curves_seconds_and_a_line_per_epoch(noise, capsys):
     assert " · val accuracy " in lines[1]
 
 
+def test_no_fit_or_predict_waits_for_a_tuner_of_its_input(noise, monkeypatch):
+    """TensorFlow's can hold up the end of each for as long as it took."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow has a tuner")
+    from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+    tuned, create = [], OwnedIterator._create_iterator
+
+    def noted(self, dataset):
+        tuned.append(dataset.options().autotune.enabled)
+        create(self, dataset)
+
+    monkeypatch.setattr(OwnedIterator, "_create_iterator", noted)
+    evaluation.predict(trained(noise)[0], noise.test.images)
+    assert set(tuned) == {False}
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training(noise):
     """With what to do about it."""
     with pytest.raises(RuntimeError, match=r"^the loss is not a number after epoch 1: lower the learning rate$"):
