@@ -9,7 +9,11 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+
+# jsonschema, which nbformat imports, would build 38 grammars for addresses with it; notebooks have nothing to check so.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"

@@ -84,12 +84,14 @@ def _write_powers_out(fig):
 
 
 def table(frame, caption, index=False):
-    """Display a pandas DataFrame with a caption; missing values are blank cells."""
+    """Display a pandas DataFrame with a caption; whole numbers have commas, missing values are blank cells."""
     frame = frame.fillna(np.nan)  # None would be written out
-    markup = frame.to_html(index=index, na_rep="", border=0, justify="left", escape=True)
+    style = {"index": index, "na_rep": "", "formatters": dict.fromkeys(frame.select_dtypes("integer"), "{:,}".format)
+             | dict.fromkeys(frame.select_dtypes("bool"), {True: "yes", False: "no"}.get)}
+    markup = frame.to_html(**style, border=0, justify="left", escape=True)
     opening, rest = markup.split(">", 1)
     body = f"{opening}><caption>{html.escape(caption)}</caption>{rest}"
-    display({"text/html": body, "text/plain": f"{caption}\n{frame.to_string(index=index, na_rep='')}"}, raw=True)
+    display({"text/html": body, "text/plain": f"{caption}\n{frame.to_string(**style)}"}, raw=True)
 
 
 def banner(text):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 from lib import pictures, plots, show  # noqa: F401  (plots sets how text is read)
 
@@ -33,6 +34,15 @@ def test_what_is_missing_in_a_table_is_blank(monkeypatch):
     show.table(pd.DataFrame({"deck (%)": [None, "65"], "none": [None, None], "loss": [0.5, None]}), "Some numbers")
     assert shown[0]["text/html"].count("<td></td>") == 4
     assert not [word for word in ("None", "nan") for text in shown[0].values() if word in text]
+
+
+def test_a_table_reads_as_a_reader_would_write_it(monkeypatch):
+    """Large whole numbers have commas, and what is true or not is so in words."""
+    shown = []
+    monkeypatch.setattr(show, "display", lambda content, raw: shown.append(content))
+    show.table(pd.DataFrame({"parameters": [1234567, 2], "kept": [True, False]}), "Some numbers")
+    assert re.findall("<td>(.*?)</td>", shown[0]["text/html"]) == ["1,234,567", "yes", "2", "no"]
+    assert shown[0]["text/plain"].split() == ["Some", "numbers", "parameters", "kept", "1,234,567", "yes", "2", "no"]
 
 
 @pytest.mark.parametrize("dpi", [72, 100])
