@@ -159,6 +159,11 @@ def predictions(profile, experiment):
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
 
 
+def write_table(profile, name, frame):
+    """Keep a notebook's table of results, a pandas DataFrame, beside the records: {name}.json is a list of its rows."""
+    project.atomic_write(folder(profile) / f"{name}.json", json.dumps(frame.to_dict("records"), indent=1) + "\n")
+
+
 def write_near_duplicates(profile, dataset, places):
     """Keep the places of those test images of a `data.Dataset` that are near duplicates of training images."""
     tested = len(dataset.test.labels)

@@ -3,6 +3,7 @@
 `python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, and the README's tables of
 results and of speed, from the records and bench.json in reports/reference; where there is no number yet, a question
 mark stands before the comment.
+Where no experiment has the name, a file beside the records may: `few_images:0.from scratch:pct0`. Of a list, its length.
 The format is `pct1`, per cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60`
 makes minutes of seconds.
 """
@@ -66,19 +67,22 @@ def render_numbers(text, folder=RECORDS):
         number, source = mark.groups()
         try:
             experiment, path, kind = source.split(":")
-            value = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
+            file = next(path for path in (folder / f"{experiment}.json", folder.parent / f"{experiment}.json")
+                        if path.exists())
+            value = json.loads(file.read_text(encoding="utf-8"))
             for step in path.split("."):
                 value = value[int(step) if isinstance(value, list) else step]
             if number is None:
                 raise ValueError("a number goes right before it")
             return f"{_format(value, kind)}<!--{source}-->"
-        except (OSError, LookupError, TypeError, ValueError) as error:
+        except (OSError, StopIteration, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{mark[0]} is not NUMBER<!--EXPERIMENT:path.to.value:FORMAT--> ({error!r})") from error
 
     return MARK.sub(render, text)
 
 
 def _format(value, kind):
+    value = len(value) if isinstance(value, list) else value
     if kind.startswith("pct"):
         kind = f".{int(kind[3:])}f/0.01"
     kind, _, divisor = kind.partition("/")

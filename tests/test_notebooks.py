@@ -226,6 +226,7 @@ def results(tmp_path):
     folder = tmp_path / "reports" / "reference" / "records"
     folder.mkdir(parents=True)
     (folder / "A1-own.json").write_text(json.dumps(record))
+    (folder.parent / "few_images.json").write_text(json.dumps([{"from scratch": 0.561}]))
     return folder
 
 
@@ -237,6 +238,7 @@ def results(tmp_path):
     ("| 9<!--A1-own:training.seconds:.1f/60--> min | 9<!--A1-own:training.seconds:,d--> s |", "| 6.0 min | 361 s |"),
     ("+3<!--A1-own:training.history.loss.0:.2f--> to 0<!--A1-own:training.history.loss.-1:.2f-->", "2.00 to 1.25"),
     ("0.1<!--A1-own:metrics.loss.value:+.1f-->", "−0.5"),
+    ("?<!--A1-own:training.history.loss:d--> epochs", "2 epochs"), ("9<!--few_images:0.from scratch:pct0--> %", "56 %"),
 ])  # fmt: skip
 def test_numbers_are_rendered_from_records(results, text, expected):
     """All else stays, the marks too, and a second time nothing changes."""
