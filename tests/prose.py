@@ -3,7 +3,8 @@
 `python -m tests.prose` writes the marked numbers of all notebooks and of the README anew, and the README's tables of
 results and of speed, from the records and bench.json in reports/reference; where there is no number yet, a question
 mark stands before the comment.
-Where no experiment has the name, a file beside the records may: `few_images:0.from scratch:pct0`. Of a list, its length.
+Where no experiment has the name, a file beside the records may, as in `few_images:0.from scratch:pct0`; a list counts
+its items.
 The format is `pct1`, per cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60`
 makes minutes of seconds.
 """
