@@ -316,6 +316,7 @@ def execute(task):
                     task["path"], output, task["parameters"], kernel_name="python3", language="python",
                     progress_bar=False, coalesce_streams=True, stdout_file=messages, on_cell_start=messages.cell,
                     kernel_manager_class=_kernel_manager(task, folder),
+                    shutdown_kernel="immediate",  # what it made is written; TensorFlow takes seconds to leave
                     resources={"metadata": {"path": str(task["path"].parent)}})  # where the kernel works # fmt: skip
             finally:
                 if output.exists() and task["run"] not in _stopped:
