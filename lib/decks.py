@@ -85,19 +85,19 @@ def verdict(number, claim, metric):
 
     Reproduced: the claim lies inside our interval or within one point of our value (gap: one point; loss: 0.01 nats,
     or half of the last digit that the deck gives; epochs: a tenth; parameter counts: equal, or within 1 % where the
-    deck rounds to thousands). Otherwise exceeded, where ours is better: higher, but for losses, errors and epochs
-    lower, for a gap nearer to zero; parameter counts are never better.
+    deck rounds to thousands). Otherwise exceeded, where ours is better: higher, but for losses, errors and the epoch
+    of convergence lower, for a gap nearer to zero; parameter counts and the epochs trained are never better.
     """
     value = metric["value"]
     low, high = metric.get("low", value), metric.get("high", value)
     nearest = min(max(value, np.min(claim)), np.max(claim))  # of a range, the end or point that is closest to ours
     if low <= nearest <= high or round(abs(value - nearest), 9) <= _slack(number, nearest):
         return "reproduced"
-    if number in ("parameters", "trainable"):
+    if number in ("parameters", "trainable", "epochs"):
         return "not reached"
     if number == "gap":
         value, nearest = -abs(value), -abs(nearest)
-    elif number in ("loss", "epochs", "converged", "confused"):
+    elif number in ("loss", "converged", "confused"):
         value, nearest = -value, -nearest
     return "exceeded" if value > nearest else "not reached"
 

@@ -1,6 +1,6 @@
 """Figures from what `evaluation` and `training` return; a notebook shows them with `show.figure` and alt text."""
 
-from lib import evaluation
+from lib import embedding, evaluation, gradcam
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -207,21 +207,34 @@ def overlay(image, heat):
     return (0.4 * grey + 0.6 * 255 * plt.colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
 
 
-def looks(pictures, heat, titles, title):
-    """Return images (n, height, width, 3) uint8, below each the same in grey under its heat map (rows, columns)."""
+def looks(model, pictures, answers, class_names, title):
+    """Return images (n, height, width, 3) uint8 with a model's answers (n,), below each, in grey, what speaks for it.
+
+    That is `gradcam.heatmaps` of eight rows or more. Raises StudyError where the model has no such maps.
+    """
     large = np.repeat(np.repeat(pictures, 4, axis=1), 4, axis=2)  # so that the heat does not look like 32 pixels
+    heat = gradcam.heatmaps(model, pictures, answers, rows=8)
     covered = [overlay(picture, each) for picture, each in zip(large, heat, strict=True)]
-    return images([*large, *covered], [*titles, *([""] * len(covered))], title, columns=len(large))
+    titles = [class_names[answer] for answer in answers] + [""] * len(covered)
+    return images([*large, *covered], titles, title, columns=len(large))
 
 
-def feature_map(points, labels, class_names, title):
-    """Return a map of points (n, 2), one colour and sign for each of the classes of labels (n,); no axis has a unit."""
+def feature_map(model, dataset, name, seed=0, count=1000):
+    """Return a map of the first `count` test images by a model's features, and the `hover` of `show.figure` for it.
+
+    Each class has a colour and a sign; no axis has a unit. The title says how many images have a nearest neighbour,
+    among all features, of their own class.
+    """
+    split = dataset.test.take(slice(count))
+    vectors = embedding.features(model, split.images)
+    points = embedding.flat_map(vectors, seed)
     fig, axis = plt.subplots(figsize=(7.5, 5.6), layout="constrained")
-    for label in np.unique(labels):
-        row = points[labels == label]
+    for label in np.unique(split.labels):
+        row = points[split.labels == label]
         axis.plot(row[:, 0], row[:, 1], "osD^v<>PXp"[label % 10], color=PALETTE[label % len(PALETTE)],
-                  markersize=4, alpha=0.8, label=class_names[label])
-    axis.set(xticks=[], yticks=[], title=title)
-    if len(class_names) <= READABLE:
+                  markersize=4, alpha=0.8, label=dataset.class_names[label])
+    same = embedding.agreement(vectors, split.labels)
+    axis.set(xticks=[], yticks=[], title=f"{name}: {same:.0%} have a nearest neighbour of their class")
+    if len(dataset.class_names) <= READABLE:
         fig.legend(fontsize="small", loc="outside right center")
-    return fig
+    return fig, (points, split.images, np.array(dataset.class_names)[split.labels])

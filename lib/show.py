@@ -101,6 +101,16 @@ def banner(text):
     display({"text/html": body, "text/plain": f"⚠ {text}"}, raw=True, metadata={"study": {"role": "banner"}})
 
 
+def caveats(images, backbone, expected, pretrained):
+    """Display a banner for each thing in a run of transfer learning that is not the decks': images, weights, trunk."""
+    if images.name != "cifar10":
+        banner(f"This run is on {images.title}, not on CIFAR-10: its numbers say nothing about the decks.")
+    if pretrained == "random":
+        banner(f"{backbone} has random instead of ImageNet weights here: nothing is transferred in this run.")
+    if backbone != expected:
+        banner(f"The trunk is {backbone}, not {expected}: its numbers say nothing about the decks.")
+
+
 def result(text):
     """Display the notebook's finding in one sentence; it stands on the notebook's card in the index."""
     display({"text/html": f"<p><strong>{html.escape(text)}</strong></p>", "text/plain": text}, raw=True,

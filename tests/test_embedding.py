@@ -33,6 +33,16 @@ def test_the_map_keeps_neighbours_together(count):
     assert points.shape == (count, 2) and np.isfinite(points).all()
     if count > 100:
         assert embedding.agreement(points, test.labels) > 0.7
-    figure = plots.feature_map(points, test.labels, [str(digit) for digit in range(10)], "Digits")
-    assert len(figure.axes[0].lines) == len(np.unique(test.labels))
+
+
+def test_the_map_shows_every_class_and_what_each_point_is():
+    digits = data.load_dataset("digits", test_limit=60)
+    inputs = keras.Input(digits.image_shape, dtype="uint8")
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+    figure, (points, pictures, names) = plots.feature_map(model, digits, "Digits", count=50)
+    assert len(figure.axes[0].lines) == 10
+    assert figure.axes[0].get_title().endswith("% have a nearest neighbour of their class")
+    assert len(points) == len(pictures) == len(names) == 50
+    assert names.tolist() == [str(label) for label in digits.test.labels[:50]]
     plt.close(figure)
