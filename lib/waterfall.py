@@ -59,41 +59,41 @@ def chain(group):
     return steps
 
 
-def ingredients(group):
-    """Return (experiment, steps) of the best network without pre-training whose recipe was chosen step by step.
+def ladders(group):
+    """Return [(experiment, steps)], the best first: recipes of networks without pre-training, chosen step by step.
 
-    The accuracies are those of its trials on validation images; (None, []) where no record has such trials.
+    One for each notebook, that of its best network. The accuracies are those of its trials on validation images.
     """
+    best = {}
     for name, record in sorted(group.items(), key=lambda item: -_accuracy(item[1])):
-        trials = record["settings"].get("chosen_from") or []
-        labels = [trial.get("ingredient") or trial.get("recipe") for trial in trials]
-        if record["pretrained"] or len(trials) < 2 or not all(labels):
-            continue
+        settings, notebook = record["settings"], record["notebook"]
         steps, before = [], None
-        for label, trial in zip(labels, trials, strict=True):
-            value, kept = round(100 * trial["validation accuracy"], 1), trial.get("kept", True)
-            steps.append(Step(label.removeprefix("+ "), value, before, kept=kept))
-            before = value if kept else before
-        return name, steps
-    return None, []
+        for trial in settings.get("chosen_from") or []:
+            label = trial.get("ingredient") or trial.get("recipe")
+            value = trial.get("validation accuracy", trial.get(settings.get("chosen_on")))
+            if label and value is not None:
+                value, kept = round(100 * value, 1), trial.get("kept", True)
+                steps.append(Step(label.removeprefix("+ "), value, before, kept=kept))
+                before = value if kept else before
+        if len(steps) > 1 and not record["pretrained"]:
+            best.setdefault(notebook, (name, steps))
+    return list(best.values())
 
 
 def story(found):
     """Return (title, [(PNG, alt text)]) of the steps to the best of the records {experiment: record}, or None without.
 
-    A second picture shows the ingredients of the best recipe without pre-training, where its record names them.
+    The others show the ingredients of the recipes without pre-training, the best first.
     """
     group = findings.models(found)
     steps = chain(group)
     if len(steps) < 2:
         return None
     images = next(iter(group.values()))["dataset"]
-    own, tried = ingredients(group)
     parts = [(f"Accuracy on the {images['test']:,} test images of {data.title(images['name'])}",
               "test accuracy (%), 95 % intervals", steps)]
-    if tried:
-        parts.append((f"Inside “{decks.title(own)}”: short trials",
-                      "validation accuracy (%), one ingredient more in each trial, one seed", tried))
+    unit = "validation accuracy (%), one step more in each trial, one seed"
+    parts += [(f"Inside “{decks.title(name)}”: short trials", unit, tried) for name, tried in ladders(group)]
     title = f"From {steps[0].value:.1f} to {steps[-1].value:.1f} %: what each step bought"
     return title, [(_draw(*part), f"{part[0]}: {_told(part[-1])}.") for part in parts]
 

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 
-def record(accuracy, pretrained=None, chosen_from=None, **dataset):
+def record(accuracy, pretrained=None, chosen_from=None, notebook="02_baseline_cnn", chosen_on=None, **dataset):
     """Return what the picture reads of a record."""
     return {
-        "notebook": "02_baseline_cnn", "pretrained": pretrained, "settings": {"chosen_from": chosen_from},
+        "notebook": notebook, "pretrained": pretrained,
+        "settings": {"chosen_from": chosen_from} | ({"chosen_on": chosen_on} if chosen_on else {}),
         "dataset": {"name": "digits", "fingerprint": "0", "test": 360} | dataset,
         "metrics": {"accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}}}  # fmt: skip
 
@@ -28,7 +29,8 @@ def test_every_step_names_what_changed_since_the_one_before():
     assert [(step.value, step.gain) for step in steps] == [
         (69.6, ""), (83.1, "+13.5"), (90.0, "+6.9"), (88.0, "−2.0"), (95.0, "+7.0")]  # fmt: skip
     assert steps[2].change == "another network: ResNet-20, our recipe"
-    assert steps[3].change == "MobileNetV2 that knows ImageNet, frozen; its last third thawed"  # phase 1 has no record
+    assert steps[3].change == (  # phase 1 has no record
+        "a new start: MobileNetV2 that knows ImageNet, frozen; its last third thawed")
     assert steps[4].interval == pytest.approx((1, 1))
 
 
@@ -38,11 +40,22 @@ def test_a_network_that_is_no_better_is_no_step():
 
 
 def test_ingredients_are_compared_with_what_was_kept():
-    name, steps = waterfall.ingredients(FOUND)
+    ((name, steps),) = waterfall.ladders(FOUND)
     assert name == "resnet20-own"
     assert [(step.change, step.gain, step.kept) for step in steps] == [
         ("as deck E", "", True), ("soft labels", "−5.0", False), ("cutout", "+12.5", True)]  # fmt: skip
-    assert waterfall.ingredients({"A1": record(0.7)}) == (None, [])
+    assert waterfall.ladders({"A1": record(0.7)}) == []
+
+
+def test_each_notebook_has_one_ladder_the_best_first():
+    """Trials on several networks are those of the network that chose; candidates that are no steps have no names."""
+    several = [{"recipe": "plain", "A2": 0.6, "A3": 0.5}, {"recipe": "+ cutout", "A2": 0.65, "A3": 0.45}]
+    unnamed = [{"candidate": "a, b", "validation accuracy": 0.8}] * 2
+    found = FOUND | {"A2-own": record(0.93, None, several, "03_deeper_cnns", "A2"), "A3-own": record(
+        0.92, None, several, "03_deeper_cnns", "A3"), "vgg-own": record(0.94, None, unnamed, "04_vgg")}  # fmt: skip
+    (first, steps), (second, _) = waterfall.ladders(found)
+    assert (first, second) == ("A2-own", "resnet20-own")
+    assert [(step.change, step.gain) for step in steps] == [("plain", ""), ("cutout", "+5.0")]
 
 
 def test_the_pictures_and_their_texts_are_of_the_same_images():
