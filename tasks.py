@@ -157,7 +157,7 @@ def report(_, profile=None):
     """Build the web site from what was run."""
     from lib import site
 
-    print(site.render(_newest(profile, "runs").parent.name))
+    print(site.render(_newest(profile, "runs").parent.relative_to(project.REPORTS).as_posix()))
 
 
 @command(profile=RUN + ", or reference (default: reference)", folder="where to (default: public)")
@@ -234,13 +234,15 @@ def lint(_):
 @command(cache="the parsed data and frozen features, too")
 def clean(_, cache=False):
     """Delete what runs produced, but not reports/reference."""
-    from lib import records
+    from lib import pipeline, records
 
-    folders = [records.folder(name) for name in records.profiles()]
-    for folder in folders + [project.CACHE] * cache:
-        if folder.exists():
-            shutil.rmtree(folder)
-            print(f"deleted {folder}")
+    runs = [folder for folder in map(records.folder, records.profiles()) if folder.exists()]
+    for folder in runs:
+        with pipeline.alone(folder):  # says whose run would lose its results
+            pass
+    for folder in runs + [project.CACHE] * (cache and project.CACHE.exists()):
+        shutil.rmtree(folder)
+        print(f"deleted {folder}")
 
 
 def _chosen(only):
@@ -287,7 +289,10 @@ def choose_profile(requested=None, dataset=None):
 
 def _newest(profile, part):
     """Return a part of the profile's run folder, or, without a profile, of the run that changed it last."""
-    folders = [folder for folder in project.REPORTS.glob(f"{profile or '*'}/{part}") if any(folder.iterdir())]
+    from lib import records
+
+    places = [project.REPORTS / name / part for name in ([profile] if profile else records.profiles())]
+    folders = [folder for folder in places if folder.is_dir() and any(folder.iterdir())]
     if not folders:
         option = f" --profile {profile}" if profile else ""
         raise project.StudyError(f"nothing was run yet: start with `invoke run-all{option}`")

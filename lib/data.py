@@ -270,9 +270,9 @@ def cached(folder, images="images"):
         meta = {name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()}
         splits = {split: Split(*(np.load(folder / f"{split}_{part}.npy", mmap_mode="r")
                                  for part in (images, *PARTS[1:]))) for split in SPLITS}  # fmt: skip
-    except (OSError, ValueError) as error:
+        return Dataset(**meta | splits)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is damaged ({error}): delete it and run again") from error
-    return Dataset(**meta | splits)
 
 
 def write_meta(folder, data):

@@ -99,7 +99,7 @@ def as_float32(model):
 
 def images_for(saved, shape):
     """Return test images (256, *shape) uint8: of the data a model was trained on, else digits, else noise."""
-    name = "cifar10" if saved.dataset == "cifar10" and data.find_cifar() else "digits"
+    name = saved.dataset if saved.dataset in data.NAMES and data.find_cifar(saved.dataset) else "digits"
     images = np.ascontiguousarray(data.load_dataset(name, test_limit=IMAGES).test.images)
     if images.shape[1:] == shape:
         return images

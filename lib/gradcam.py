@@ -66,7 +66,10 @@ def _scores(model):
 
 
 def gradient(function, x):
-    """Return the derivative of a function's single number by each number of the tensor x, in the shape of x."""
+    """Return the derivative of a function's single number by each number of the tensor x, in the shape of x.
+
+    Raises StudyError for a backend other than TensorFlow and JAX.
+    """
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

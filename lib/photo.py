@@ -104,7 +104,10 @@ def _saved(name, path):
 
 
 def load(saved):
-    """Return a saved model, ready to answer; safe mode keeps it from running code of its own."""
+    """Return a saved model, ready to answer; safe mode keeps it from running code of its own.
+
+    Raises ModelError where the file cannot be loaded.
+    """
     from lib import models, runtime  # noqa: F401  (models registers the layers that saved files name)
 
     import keras
@@ -157,7 +160,10 @@ def _listed(answer, most=20):
 
 
 def predict(source, name=None, profile=None):
-    """Print what the trained models of a profile, or the one called `name`, say to the photo at a path."""
+    """Print what the trained models of a profile, or the one called `name`, say to the photo at a path.
+
+    Raises pictures.PhotoError where it is no photo, ModelError where there is no such model.
+    """
     photo, models = open_photo(source), trained(profile, [name] if name else ())
     print(photo, flush=True)
     from lib import runtime

@@ -62,7 +62,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
         tasks += [task, *(_seeded(task, task["parameters"]["seed"] + more) for more in others)]
     show.expect(task["name"] for task in tasks)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_alone(folder))
+        stack.enter_context(alone(folder))
         _sweep(folder)
         stack.callback(_sweep, folder)
         before = _json(folder / "run.json")
@@ -104,7 +104,7 @@ def _seeded(task, seed):
                    "marker": folder / "runs" / f"{task['name']}.json", "own": {name: own[name] for name in values}}
 
 
-def _alone(folder):
+def alone(folder):
     """Return the lock of a run in `folder`, taken: a context. The system lets go of it with this process, dead or not.
 
     Raises StudyError where another process holds it.

@@ -20,7 +20,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ROOT / "parameters"
 CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache"))
 REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
-UNFINISHED = f".{platform.node()}-"  # with a process's id, how the names of files begin that are being written
+UNFINISHED = f".{platform.node()}~"  # with a process's id, how the names of files begin that are being written
 
 
 class StudyError(Exception):

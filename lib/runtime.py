@@ -109,7 +109,22 @@ def _fastest():
     flags = ""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return "mixed_bfloat16" if _accelerators() or "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    native = _capability() >= 8 if _accelerators() else "avx512_bf16" in flags or "amx_bf16" in flags
+    return "mixed_bfloat16" if native else "float32"
+
+
+def _capability():
+    """The compute capability of the first GPU, of which bfloat16 needs 8; what has none, such as a TPU, counts as 8."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return float(getattr(jax.devices()[0], "compute_capability", 8))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_device_details(gpu).get("compute_capability", (8,))[0]
+    return 8
 
 
 def _accelerators():

@@ -129,7 +129,9 @@ def _compare(study):
 
         return {"comparison": comparepage.content(study["profile"], group, study["site"])}
 
-    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, data.find_cifar() is not None]
+    name = next(iter(group.values()))["dataset"]["name"]
+    there = name in data.NAMES and data.find_cifar(name) is not None  # or the page has no photos
+    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, there]
     return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
 

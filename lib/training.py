@@ -87,10 +87,10 @@ class Checkpoint(keras.callbacks.Callback):
     Keras' BackupAndRestore forgets the learning curves and what the other callbacks know.
     """
 
-    def __init__(self, path, batches, callbacks):
+    def __init__(self, path, batches, callbacks, progress):
         super().__init__()
-        self.path, self.batches, self.watched, self.known = path, batches, callbacks, []
-        self.state = {"epoch": 0, "stopped": False, "seconds": 0.0, "history": {}, "callbacks": []}
+        self.path, self.batches, self.watched, self.progress, self.known = path, batches, callbacks, progress, []
+        self.state = {"epoch": 0, "stopped": False, "seconds": 0.0, "compiled": 0.0, "history": {}, "callbacks": []}
 
     def _variables(self):
         return [*self.model.variables, *self.model.optimizer.variables]
@@ -104,7 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 self.state = json.loads(str(arrays["state"]))
-                self.known = self.state["callbacks"]
+                self.known, self.progress.compiled = self.state["callbacks"], self.state["compiled"]
                 for index, variable in enumerate(self._variables()):
                     variable.assign(arrays[f"variable{index}"])
                 self.best = {name: arrays[name] for name in arrays.files if name.startswith("best")}
@@ -123,7 +123,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         state = self.state
-        state |= {"epoch": epoch + 1, "stopped": self.model.stop_training, "seconds": time.perf_counter() - self.start}
+        state |= {"epoch": epoch + 1, "stopped": self.model.stop_training, "compiled": self.progress.compiled,
+                  "seconds": time.perf_counter() - self.start}
         for name, value in logs.items():
             state["history"].setdefault(name, []).append(round(float(value), 6))
         if self.path is None or not np.isfinite(logs["loss"]):
@@ -153,7 +154,8 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     validation = (np.asarray(data.validation.images),
                   keras.utils.to_categorical(data.validation.labels, data.num_classes))
     _reseed(model, seed)
-    progress, keeper = Progress(recipe.epochs), Checkpoint(checkpoint, shown, callbacks)
+    progress = Progress(recipe.epochs)
+    keeper = Checkpoint(checkpoint, shown, callbacks, progress)
     keeper.restore(model)
     state, sizes = keeper.state, recipe.sizes or [None]
     for stage, shown.size in enumerate(sizes, start=1):  # one `fit` each, as Keras wants all its batches alike
@@ -168,6 +170,11 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
             break
     if not np.isfinite(state["history"]["loss"]).all():
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
+    if model.optimizer.use_ema:  # Keras judges the last epoch before it puts the averaged weights in their place
+        with runtime.quiet():
+            last = model.evaluate(*validation, verbose=0, return_dict=True)
+        for name, value in last.items():
+            state["history"][f"val_{name}"][-1] = round(float(value), 6)
     return {"epochs": state["epoch"], "history": state["history"],
             "seconds": round(state["seconds"] - progress.compiled, 2), "compile_seconds": round(progress.compiled, 2)}
 
@@ -257,7 +264,10 @@ def _summary(record):
 
 def _key(plan, model, data):
     """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, our code."""
-    architecture = [(type(layer).__name__, layer.get_config() | {"name": None}) for layer in model.layers]
+    place = {layer.name: index for index, layer in enumerate(model.layers)}
+    architecture = [(type(layer).__name__, layer.get_config() | {"name": None},
+                     [place.get(tensor._keras_history.operation.name) for node in layer._inbound_nodes
+                      for tensor in node.input_tensors]) for layer in model.layers]
     digest = hashlib.sha256(repr((plan, architecture, runtime.versions())).encode())
     for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
         digest.update(np.ascontiguousarray(array))

@@ -218,14 +218,15 @@ def _limit():
 def _make_room(size):
     """Delete features, those used longest ago first, until `size` more bytes keep to the limit.
 
-    A file that another process has mapped stays readable there until it lets go.
+    A file that another process has mapped stays readable there until it lets go; what one is writing stays.
     """
+    project.sweep((project.CACHE / "features").rglob(".*"))
     known = []
     for path in (project.CACHE / "features").rglob("*.npy"):
         with contextlib.suppress(FileNotFoundError):  # another process makes room as well
             known.append((path.stat().st_mtime, path.stat().st_size, path))
     excess = size + sum(length for _, length, _ in known) - _limit()
-    for _, length, path in sorted(known):
+    for _, length, path in sorted(entry for entry in known if not entry[2].name.startswith(".")):
         if excess <= 0:
             break
         with contextlib.suppress(PermissionError):  # Windows keeps what is mapped

@@ -8,7 +8,6 @@ import ast
 import contextlib
 import json
 import re
-import resource
 import shutil
 import signal
 import sys
@@ -375,6 +374,8 @@ def megabytes(kind):
     status = Path("/proc/self/status")  # what getrusage says on Linux begins with what the parent process held
     if status.exists():
         return int(re.search(rf"{kind}:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) * 1024 / 1e6
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes, and knows the most alone
 
 

@@ -6,6 +6,8 @@ import signal
 import urllib.error
 import urllib.request
 
+from lib import pipeline
+
 import pytest
 import toy
 from PIL import Image
@@ -241,3 +243,24 @@ def test_clean_deletes_runs_but_not_the_reference(fresh):
     assert (fresh.root / ".cache").exists()
     assert fresh.invoke("clean", "--cache")[0] == 0
     assert not (fresh.root / ".cache").exists()
+
+
+def test_clean_takes_nothing_from_a_run_that_goes_on(fresh):
+    """Nor does it take anything from another profile then: the cache is everybody's."""
+    for name in ("quick", "smoke"):
+        (fresh.root / "reports" / name / "records").mkdir(parents=True)
+    with pipeline.alone(fresh.root / "reports" / "smoke"):
+        code, out, err = fresh.invoke("clean", "--cache")
+    assert (code, out) == (2, "")
+    assert "smoke is in use by a run of process" in err and err.count("\n") == 1
+    assert len(list(fresh.root.glob("reports/*/records"))) == 2
+
+
+@pytest.mark.parametrize("command", ["validate", "report", "serve"])
+def test_the_reference_is_not_a_run_of_ones_own(fresh, command):
+    """Its notebooks would train for hours."""
+    for part in ("notebooks", "runs", "site"):
+        (fresh.root / "reports" / "reference" / part).mkdir(parents=True)
+        (fresh.root / "reports" / "reference" / part / "02_two").touch()
+    code, out, err = fresh.invoke(command)
+    assert (code, out, err) == (2, "", "error: nothing was run yet: start with `invoke run-all`\n")

@@ -253,6 +253,32 @@ def test_training_reports_curves_seconds_and_a_line_per_epoch(noise, capsys):
     assert " · val accuracy " in lines[1]
 
 
+def test_the_last_accuracy_is_that_of_the_weights_that_stay(noise):
+    """Where weights are averaged, Keras puts the averages in their place after it has judged the last epoch."""
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, options={"use_ema": True, "ema_momentum": 0.9})
+    model, result = trained(noise, recipe)
+    loss, accuracy = model.evaluate(
+        noise.validation.images, keras.utils.to_categorical(noise.validation.labels, 4), verbose=0)
+    assert result["history"]["val_loss"][-1] == pytest.approx(loss, abs=2e-6)
+    assert result["history"]["val_accuracy"][-1] == pytest.approx(accuracy, abs=2e-6)
+
+
+def test_the_key_knows_how_layers_are_connected(noise, study):
+    """Two networks of the same layers with the same weights may differ in their skips alone."""
+    def key(skip):
+        inputs = keras.Input((8, 8, 3), name="image")
+        first = layers.Conv2D(3, 3, padding="same", name="first")(inputs)
+        second = layers.Conv2D(3, 3, padding="same", name="second")(first)
+        outputs = layers.Add(name="sum")([second, inputs if skip else first])
+        model = keras.Model(inputs, outputs)
+        for layer in model.layers:
+            layer.set_weights([np.ones_like(weight) for weight in layer.get_weights()])
+        return training._key({}, model, noise)
+
+    assert key(skip=True) == key(skip=True)
+    assert key(skip=True) != key(skip=False)
+
+
 def test_no_fit_or_predict_waits_for_a_tuner_of_its_input(noise, monkeypatch):
     """TensorFlow's can hold up the end of each for as long as it took."""
     if keras.backend.backend() != "tensorflow":

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from dataclasses import replace
 
-from lib import data, evaluation, training, transfer
+from lib import data, evaluation, project, training, transfer
 
 import keras
 import numpy as np
@@ -351,15 +351,20 @@ def test_what_was_used_longest_ago_makes_room(prefix, noise, cache, monkeypatch)
     """What a killed process left counts, and goes first here; a deleted file can still be read where it is mapped."""
     first = transfer.cache(prefix, noise)
     size = sum(path.stat().st_size for path in cache.rglob("*.npy"))
-    leftover = cache / "features" / "other" / ".1-train-0.npy"
+    leftover = cache / "features" / "other" / f"{project.UNFINISHED}{2**30}-train-0.npy"  # of no process there is
     leftover.parent.mkdir()
     leftover.write_bytes(bytes(1000))
     for age, path in enumerate([leftover, *cache.rglob("train-*")]):
         os.utime(path, (age, age))
     monkeypatch.setenv("STUDY_CACHE_GB", str((size + 500) / 1e9))
+    written = leftover.with_name(project.unfinished("train-0.npy"))  # by this process, so it is not touched
+    written.write_bytes(b"")
+    os.utime(written, (0, 0))
     transfer.cache(prefix, noise, parts=("validation",))
     assert leftover.exists()
     transfer.cache(prefix, replace(noise, fingerprint="4567"), parts=("validation",))
+    assert written.exists() and not leftover.exists()
+    written.unlink()
     assert sorted(path.name.split("-")[0] for path in cache.rglob("*.npy")) == ["test", "validation", "validation"]
     np.testing.assert_allclose(first.train.images, prefix.predict(noise.train.images, verbose=0), rtol=5e-4, atol=1e-5)
 
