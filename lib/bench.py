@@ -133,7 +133,7 @@ def call(command, cwd, **variables):
 
 
 def summary(pairs):
-    """Return the median of the ratios first/second of pairs (repeats, 2) of seconds, their range (smallest, largest) and number."""
+    """Return median, range and number of the ratios first/second of pairs (repeats, 2) of seconds."""
     ratios = sorted(first / second for first, second in pairs)
     return {"median_ratio": round(statistics.median(ratios), 4), "low": round(ratios[0], 4),
             "high": round(ratios[-1], 4), "repeats": len(ratios),
@@ -153,7 +153,7 @@ def in_turn(first, second, repeats):
 
 
 def exponent(sizes, values):
-    """Return the slope of values (n,) over sizes (n,) where both are logarithmic: 1 is growth in proportion, 2 quadratic."""
+    """Return the slope of values (n,) over sizes (n,), both as logarithms: 1 is growth in proportion, 2 quadratic."""
     import numpy as np
 
     return round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 3)
