@@ -38,9 +38,9 @@ def heatmaps(model, images, classes, rows=1):
     if parts is None:
         raise project.StudyError(f"this model has no feature maps of {rows} rows to draw a heat map from")
     features, tail = parts
-    maps = features(keras.ops.convert_to_tensor(images))
+    maps = features(keras.ops.convert_to_tensor(images), training=False)  # or `Resizing` has BatchNorm train
     wanted = keras.ops.one_hot(classes, model.output_shape[-1])
-    slopes = gradient(lambda maps: keras.ops.sum(keras.ops.cast(tail(maps), "float32") * wanted), maps)
+    slopes = gradient(lambda maps: keras.ops.sum(keras.ops.cast(tail(maps, training=False), "float32") * wanted), maps)
     heat = keras.ops.relu(keras.ops.sum(maps * keras.ops.relu(slopes), axis=-1))
     heat = keras.ops.convert_to_numpy(keras.ops.cast(heat, "float32"))
     highest = heat.max(axis=(1, 2), keepdims=True)

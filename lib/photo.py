@@ -123,7 +123,8 @@ def load(saved):
 def shares(model, pixels):
     """Return class probabilities (n, classes) float32 of a few images (n, height, width, 3), as in the evaluation.
 
-    A direct call of the model would be quicker, but in it Keras 3.15 rounds what `Resizing` makes of 8-bit images.
+    A direct call of the model would be quicker, but in it Keras 3.15 rounds what `Resizing` makes of 8-bit images, and
+    without `training=False` has all layers behind `Resizing` act as in training.
     """
     from lib import evaluation  # it imports Keras
 

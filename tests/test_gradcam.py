@@ -15,10 +15,11 @@ def pictures():
     return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
-def cnn(last="dense", residual=False):
+def cnn(last="dense", residual=False, resizing=False):
     """Return a small network with the kinds of layers that stand between the last convolution and the answer."""
     inputs = keras.Input((32, 32, 3), dtype="uint8")
-    x = layers.Conv2D(6, 3, padding="same")(models.Grayscale()(layers.Rescaling(1 / 255)(inputs)))
+    x = layers.Resizing(32, 32)(inputs) if resizing else inputs
+    x = layers.Conv2D(6, 3, padding="same")(models.Grayscale()(layers.Rescaling(1 / 255)(x)))
     x = layers.BatchNormalization(name="norm")(x)
     if residual:
         x = layers.Add(name="sum")([x, layers.Conv2D(6, 1)(x)])
@@ -93,3 +94,13 @@ def test_each_map_shows_where_its_own_class_is():
     assert heat.shape == (3, 32, 32)
     assert np.array_equal(heat[0] > 0, spots[0, ..., 0] > 0) and np.array_equal(heat[1] > 0, spots[1, ..., 1] > 0)
     assert heat[0].max() == heat[1].max() == 1 and not heat[2].any()  # no blue: no map, and no division by zero
+
+
+def test_resizing_has_no_layer_act_as_in_training():
+    """In Keras 3.15 it does in a direct call, and a network whose BatchNorm was trained then sees nothing."""
+    plain, resized = cnn(), cnn(resizing=True)
+    plain.get_layer("norm").set_weights([np.full(6, value) for value in (2.0, 0.5, 0.3, 4.0)])
+    resized.set_weights(plain.get_weights())
+    heat = [gradcam.heatmaps(model, pictures(), [0, 1, 2]) for model in (plain, resized)]
+    np.testing.assert_allclose(*heat, atol=1e-5)
+    assert heat[0].max() == 1
