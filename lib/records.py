@@ -195,7 +195,7 @@ def near_duplicates(profile, fingerprint, indices):
     if not isinstance(tested, int) or not isinstance(places, list):
         raise RecordError(path, "lacks tested or places")
     if not all(isinstance(place, int) and place >= 0 for place in places):
-        raise RecordError(path, "names images that were not tested")
+        raise RecordError(path, "names images that there are not")
     if content.get("fingerprint") != fingerprint or tested < len(indices):  # smaller test sets lie in larger ones
         return None
     return np.isin(indices, places)

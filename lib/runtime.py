@@ -80,7 +80,7 @@ def _without_tuner(data):
         return
     options = data.Options()
     options.autotune.enabled = False
-    # Up to TensorFlow 2.21 the thread that tunes input pipelines may sleep on after the last batch, and every `fit` and
+    # In TensorFlow 2.21 the thread that tunes input pipelines may sleep on after the last batch, and every `fit` and
     # `predict` waits for it, for up to as long as it took itself. What comes from memory needs no tuning.
     data.Dataset.__iter__ = lambda self: plain(self.with_options(options))
 

@@ -6,6 +6,7 @@ import json
 from lib import project, records
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import one_line
 
@@ -204,6 +205,13 @@ def test_rounding_brings_no_other_class_to_the_front(reports):
     kept, _ = records.predictions("smoke", "A1")
     assert kept.argmax(axis=1).tolist() == [1, 2, 2]
     np.testing.assert_allclose(kept, close, atol=3e-4)
+
+
+def test_a_table_is_kept_as_its_rows(reports):
+    """As plain numbers, whatever pandas makes of them."""
+    records.write_table("smoke", "curve", pd.DataFrame({"images": [500, 2000], "share": [0.5, 0.75]}))
+    rows = json.loads((reports / "smoke" / "curve.json").read_text())
+    assert rows == [{"images": 500, "share": 0.5}, {"images": 2000, "share": 0.75}]
 
 
 def test_near_duplicates_are_known_for_the_images_that_were_looked_at(reports, noise):

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from types import SimpleNamespace
 
 from lib import pictures, plots, show  # noqa: F401  (plots sets how text is read)
 
@@ -43,6 +44,18 @@ def test_a_table_reads_as_a_reader_would_write_it(monkeypatch):
     show.table(pd.DataFrame({"parameters": [1234567, 2], "kept": [True, False]}), "Some numbers")
     assert re.findall("<td>(.*?)</td>", shown[0]["text/html"]) == ["1,234,567", "yes", "2", "no"]
     assert shown[0]["text/plain"].split() == ["Some", "numbers", "parameters", "kept", "1,234,567", "yes", "2", "no"]
+
+
+def test_whatever_is_not_the_decks_is_said(monkeypatch):
+    """One banner for each of images, weights and trunk; none for what the decks had."""
+    said = []
+    monkeypatch.setattr(show, "banner", said.append)
+    show.caveats(SimpleNamespace(name="cifar10", title="CIFAR-10"), "VGG16", "VGG16", "imagenet")
+    assert said == []
+    show.caveats(SimpleNamespace(name="digits", title="digits"), "VGG19", "VGG16", "random")
+    assert [text.split(":")[0] for text in said] == [
+        "This run is on digits, not on CIFAR-10", "VGG19 has random instead of ImageNet weights here",
+        "The trunk is VGG19, not VGG16"]  # fmt: skip
 
 
 @pytest.mark.parametrize("dpi", [72, 100])

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
-from lib import augmentation, data, decks, evaluation, project, records, training
+from lib import augmentation, data, decks, evaluation, project, records, runtime, training
 
 import keras
 import numpy as np
@@ -277,6 +277,14 @@ def test_the_key_knows_how_layers_are_connected(noise, study):
 
     assert key(skip=True) == key(skip=True)
     assert key(skip=True) != key(skip=False)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [(7, "float32"), (8, "mixed_bfloat16"), (9.0, "mixed_bfloat16")])
+def test_bfloat16_is_taken_where_a_gpu_computes_in_it(monkeypatch, capability, precision):
+    """A T4 does not."""
+    monkeypatch.setattr(runtime, "_accelerators", lambda: ["gpu:0"])
+    monkeypatch.setattr(runtime, "_capability", lambda: capability)
+    assert runtime._fastest() == precision
 
 
 def test_no_fit_or_predict_waits_for_a_tuner_of_its_input(noise, monkeypatch):
