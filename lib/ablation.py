@@ -11,7 +11,7 @@ import keras
 import pandas as pd
 
 
-def climb(build, recipe, ingredients, data, seed=0):
+def climb(study, build, recipe, ingredients, data):
     """Add ingredients one after another, keep those that help, and return (network, recipe, DataFrame of all trials).
 
     An ingredient, by name, is a pair: arguments for `build`, which returns a model, and settings of the recipe. It
@@ -21,9 +21,9 @@ def climb(build, recipe, ingredients, data, seed=0):
     network, best, trials = {}, 0.0, []
     for name, (arguments, settings) in ingredients.items():
         tried, changed = network | arguments, replace(recipe, **settings)
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(study.seed)
         model = build(**tried)
-        run = _fit(model, data, changed, seed)
+        run = _try(study, model, data, changed)
         accuracy = run["history"]["val_accuracy"][-1]
         kept = accuracy >= best
         if kept:
@@ -34,9 +34,9 @@ def climb(build, recipe, ingredients, data, seed=0):
     return network, recipe, pd.DataFrame(trials).round(3)
 
 
-def _fit(model, data, recipe, seed):
+def _try(study, model, data, recipe):
     try:
-        return training.fit(model, data, recipe, seed=seed)
+        return training.trial(study, model, data, recipe)
     except RuntimeError as error:
         print(error)
         return {"history": {"accuracy": [0.0], "val_accuracy": [0.0]}, "seconds": 0.0}

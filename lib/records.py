@@ -88,7 +88,7 @@ def failures(profile):
     Raises RecordError where a note is damaged.
     """
     notes = sorted((folder(profile) / "failed").glob("[!.]*.json"))
-    return {path.stem: _json(path).get("error", "") for path in notes}
+    return {path.stem: read_json(path).get("error", "") for path in notes}
 
 
 def with_stages(record, earlier):
@@ -107,7 +107,7 @@ def with_stages(record, earlier):
 
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
-    return _checked(_json(path), path)
+    return _checked(read_json(path), path)
 
 
 def read_all(profile):
@@ -190,7 +190,7 @@ def near_duplicates(profile, fingerprint, indices):
     path = folder(profile) / NEAR_DUPLICATES
     if not path.exists():
         return None
-    content = _json(path)
+    content = read_json(path)
     tested, places = content.get("tested"), content.get("places")
     if not isinstance(tested, int) or not isinstance(places, list):
         raise RecordError(path, "lacks tested or places")
@@ -204,11 +204,12 @@ def near_duplicates(profile, fingerprint, indices):
 def _said(path, field, otherwise=None):
     """A field of a JSON file that may be damaged or missing."""
     with contextlib.suppress(RecordError):
-        return _json(path).get(field, otherwise)
+        return read_json(path).get(field, otherwise)
     return otherwise
 
 
-def _json(path):
+def read_json(path):
+    """Return the dict in a file of results, empty where there is something else; raises RecordError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
     except (OSError, ValueError, RecursionError) as error:

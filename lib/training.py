@@ -179,6 +179,27 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
             "seconds": round(state["seconds"] - progress.compiled, 2), "compile_seconds": round(progress.compiled, 2)}
 
 
+def trial(study, model, data, recipe):
+    """Return what `fit` returns for a training that is only looked at: to choose a recipe, to draw a curve.
+
+    It is kept in the cache, so a notebook that is run again shows it at once, whether it had come to its end or not;
+    `model` is then left as it is. With `study.retrain` it is made again.
+    """
+    plan = {**_decisive(study), "fingerprint": data.fingerprint, "settings": asdict(recipe)}
+    path = project.CACHE / "trials" / f"{_key(plan, model, data)}.json"
+    result = records.read_json(path) if path.exists() and not study.retrain else {}
+    if not result:
+        result = fit(model, data, recipe, seed=study.seed)
+        project.atomic_write(path, json.dumps(result) + "\n")
+    keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
+    return result
+
+
+def _decisive(study):
+    """What results depend on."""
+    return {key: value for key, value in vars(study).items() if key != "retrain"}
+
+
 def _reseed(model, seed):
     """Have Dropout and the like begin alike, whatever the model has gone through before."""
     generators = [generator for layer in model._flatten_layers() for generator in layer._seed_generators]
@@ -210,7 +231,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     """
     trained, inputs = tail or model, inputs or data
     sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
-    plan = {"experiment": name, **{key: value for key, value in vars(study).items() if key != "retrain"},
+    plan = {"experiment": name, **_decisive(study),
             "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks), "views": views} | settings}  # fmt: skip
     key = _key(plan, model, inputs)  # of what decides the result: the seconds that the trials took do not

@@ -158,7 +158,8 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
 
     Raises DataError where there is no space for the cache, or the limit is no number.
     """
-    folder = project.CACHE / "features" / f"{data.fingerprint}-{_fingerprint(prefix)}"
+    fingerprint = f"{data.fingerprint}-{_fingerprint(prefix)}"
+    folder = project.CACHE / "features" / fingerprint
     splits = {part: getattr(data, part) for part in parts}
     outputs = {part: _outputs(prefix, split.images, folder / f"{part}-{_rows(split)}.npy", batch_size)
                for part, split in splits.items()}
@@ -167,7 +168,7 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
         path = folder / f"mirrored-{_rows(data.train)}.npy"
         flipped = _outputs(prefix, data.train.images[:, :, ::-1], path, batch_size)
         splits["train"] = splits["train"]._replace(mirrored=flipped)
-    return replace(data, **splits)
+    return replace(data, fingerprint=fingerprint, **splits)
 
 
 def _rows(split):

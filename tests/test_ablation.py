@@ -15,7 +15,7 @@ def climb(monkeypatch):
     def climb(steps):
         outcomes, seen = iter(step[2] for step in steps.values()), []
 
-        def fit(model, data, recipe, seed):
+        def trial(study, model, data, recipe):
             accuracy = next(outcomes)
             seen.append((model.arguments, recipe))
             if accuracy is None:
@@ -25,8 +25,9 @@ def climb(monkeypatch):
         def build(**arguments):
             return SimpleNamespace(arguments=arguments, count_params=lambda: len(arguments))
 
-        monkeypatch.setattr(training, "fit", fit)
-        return *ablation.climb(build, RECIPE, {name: step[:2] for name, step in steps.items()}, data=None), seen
+        monkeypatch.setattr(training, "trial", trial)
+        ingredients = {name: step[:2] for name, step in steps.items()}
+        return *ablation.climb(SimpleNamespace(seed=0), build, RECIPE, ingredients, data=None), seen
 
     return climb
 

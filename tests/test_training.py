@@ -604,6 +604,60 @@ def test_a_damaged_checkpoint_is_one_line(noise, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+# ---------------------------------------------------------------------------------------------- trials
+
+
+@pytest.fixture
+def attempt(cache, noise, study, monkeypatch):
+    """A function that makes one trial and returns (result, whether it trained)."""
+    real, fitted = training.fit, []
+    monkeypatch.setattr(training, "fit", lambda *given, **named: fitted.append(given) or real(*given, **named))
+
+    def attempt(recipe=RECIPE, dataset=noise, seed=0, **changed):
+        keras.utils.set_random_seed(seed)
+        fitted.clear()
+        return training.trial(replace(study, seed=seed, **changed), network(), dataset, recipe), bool(fitted)
+
+    return attempt
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_trial_is_made_once(attempt, noise):
+    """A notebook that goes on sees the same curves and seconds; what could change them makes a new one."""
+    first, trained = attempt()
+    assert trained
+    assert (first["epochs"], len(first["history"]["val_accuracy"])) == (2, 2)
+    assert attempt() == (first, False)
+    assert attempt(retrain=True)[1]
+    for other in ({"recipe": replace(RECIPE, shift=2)}, {"seed": 1}, {"precision": "mixed_bfloat16"},
+                  {"dataset": replace(noise, train=noise.train.take(slice(32)))},
+                  {"dataset": replace(noise, fingerprint="0123-4567")}):  # the outputs of another prefix
+        assert attempt(**other)[1], other
+    assert not attempt()[1]
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_follows_a_trial_starts_alike_whether_it_was_made_or_kept(attempt):
+    assert attempt()[1]
+    made = float(keras.random.uniform(()))
+    assert not attempt()[1]
+    assert float(keras.random.uniform(())) == made
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_trial_that_diverges_or_is_damaged_is_not_kept(attempt, cache):
+    """The one is made again; the other is one line."""
+    diverging = replace(RECIPE, optimizer="sgd", learning_rate=1e30)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not a number"):
+            attempt(diverging)
+    attempt()
+    [path] = (cache / "trials").iterdir()
+    path.write_text("{")
+    with pytest.raises(records.RecordError, match=r"cannot be read .*: delete it and run its notebook again"):
+        attempt()
+
+
 # ---------------------------------------------------------------------------------------------- rotation, zoom, cutout
 
 
