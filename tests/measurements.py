@@ -115,27 +115,30 @@ def fine_tune():
     return transfer_pair(training.Recipe(epochs=10, batch_size=32, learning_rate=1e-5), images(500), until=-54, run=2)
 
 
-def transfer_pair(recipe, few, until, run, size=160, run_plain=2):
-    """Compare both ways of training what is thawed behind layer `until`; of our way, `run` epochs are run."""
+def transfer_pair(recipe, few, until, run, size=160):
+    """Compare both ways of training what is thawed behind layer `until`; of ours `run` epochs are run, else one."""
     trunk, _ = transfer.trunk("MobileNetV2", few.image_shape, size, weights="random")
     transfer.freeze(trunk, until)
     model = functions("07_mobilenetv2")["with_head"](trunk, few.num_classes)
-    ways = (lambda: plain(model, few, recipe, run_plain)), (lambda: cached(model, few, recipe, run))
+    ways = (lambda: plain(model, few, recipe)), (lambda: cached(model, few, recipe, run))
     pairs = bench.in_turn(*ways, REPEATS)
     return bench.summary(pairs) | {
         "network": f"MobileNetV2 at {size} px", "images": len(few.train.labels), "epochs": recipe.epochs,
-        "epochs_run": [run_plain, run], "extrapolated": "an epoch that was not run counts as the last one that was",
+        "epochs_run": [1, run], "extrapolated": "an epoch that was not run counts as the last one that was",
         "includes": "compilation, validation, and filling the cache"}
 
 
-def plain(model, few, recipe, run):
-    """Seconds of Keras' own `fit` on the images."""
-    clock = Clock()
+def plain(model, few, recipe):
+    """Seconds of Keras' own `fit` on the images: of one batch, which compiles, and of as many epochs as one is long."""
     train, validation = ((np.asarray(split.images), keras.utils.to_categorical(split.labels, few.num_classes))
                          for split in (few.train, few.validation))
     model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*train, recipe.batch_size, run, 0, [clock], validation_data=validation)
-    return clock.whole(recipe.epochs)
+
+    def fit(rows):
+        model.fit(*[part[rows] for part in train], recipe.batch_size, verbose=0,
+                  validation_data=[part[rows] for part in validation])
+
+    return seconds(fit, slice(recipe.batch_size)) + recipe.epochs * seconds(fit, slice(None))
 
 
 def cached(model, few, recipe, run):
@@ -154,15 +157,14 @@ def cached(model, few, recipe, run):
 
 
 def data_load():
-    """Each in a new process, without its imports; and once more with every image read, as ours are only mapped."""
+    """Loading alone, and once more with every image read, as ours are only mapped."""
     images(None)  # the first time fills the cache
     folder = data.find_cifar()
     if not folder.is_dir():
         with tarfile.open(folder) as archive:
             archive.extractall(project.CACHE, filter="data")
         folder = project.CACHE / data.FOLDERS[0]
-    ways = (lambda: bench.fresh("load_keras", str(folder.parent))), (lambda: bench.fresh("load_ours"))
-    pairs = bench.in_turn(*ways, REPEATS)
+    pairs = bench.in_turn(lambda: load_keras(str(folder.parent)), load_ours, REPEATS)
     loaded, read = ([(theirs[part], ours[part]) for theirs, ours in pairs] for part in (0, 1))
     return bench.summary(loaded) | {"with_every_image_read": bench.summary(read)}
 
@@ -196,11 +198,17 @@ def load_and_read(load):
 # ------------------------------------------------------------------------------------------- precision and the limit
 
 
+def compile_with_adam(model):
+    """Compile a model; its optimizer's variables are there before the first step, or TensorFlow would trace it twice."""
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+
+
 def stepper(model, batch_size):
     """Return functions (train, predict) that do one compiled step each, and wait for its result."""
     split = noise(batch_size, model.input_shape[1])
     targets = keras.utils.to_categorical(split.labels, 10)
-    model.compile("adam", "categorical_crossentropy")
+    compile_with_adam(model)
     return (lambda: model.train_on_batch(split.images, targets)), (lambda: model.predict_on_batch(split.images))
 
 
@@ -235,22 +243,29 @@ def parity():
 
 
 def determinism():
-    """Training steps of two networks in new processes, with TensorFlow's deterministic operations and without."""
-    ways = (lambda: bench.fresh("step_times", True)), (lambda: bench.fresh("step_times", False))
-    rounds = bench.in_turn(*ways, REPEATS)
-    found = {name: [(with_them[name], without[name]) for with_them, without in rounds] for name in rounds[0][0]}
+    """Training steps of two networks with deterministic operations, as `runtime.start` has them, and without."""
+    found = {}
+    for name in ("A1", "E5"):  # these compile in seconds
+        ways = [switched(deterministic, stepper(network(name), 64)[0]) for deterministic in (True, False)]
+        for way in ways:
+            way()  # compiles
+        rounds = np.array(bench.in_turn(*[lambda way=way: [seconds(way) for _ in range(16)] for way in ways], REPEATS))
+        found[name] = np.median(rounds, axis=2).tolist()
     together = np.sum(list(found.values()), axis=0).tolist()
     return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
 
 
-def step_times(deterministic):
-    """Return {network: median seconds of a training step}; `runtime.start` has made the operations deterministic."""
-    if not deterministic and keras.backend.backend() == "tensorflow":
-        from tensorflow.python.framework import config
+def switched(deterministic, step):
+    """Return a step that is compiled and run with TensorFlow's deterministic operations, or without."""
+    if keras.backend.backend() != "tensorflow":
+        return step
+    from tensorflow.python.framework import config
 
-        config.disable_op_determinism()
-    steps = {name: stepper(network(name), 64)[0] for name in ("A1", "E5")}  # these compile in seconds
-    return {name: float(np.median([seconds(step) for _ in range(16)][1:])) for name, step in steps.items()}
+    def with_switch():
+        (config.enable_op_determinism if deterministic else config.disable_op_determinism)()
+        step()
+
+    return with_switch
 
 
 def limit():
@@ -307,7 +322,7 @@ def pipeline_overhead():
         script = Path(folder) / "cells.py"
         script.write_text(as_script(path, parameters.read("smoke", path)), encoding="utf-8")
         pairs = bench.in_turn(lambda: cold(command, project.ROOT),
-                              lambda: cold((sys.executable, script), project.NOTEBOOKS, MPLBACKEND="agg"), REPEATS)
+                              lambda: cold((sys.executable, script), project.NOTEBOOKS, MPLBACKEND="agg"), 2)
     return bench.summary(pairs) | {
         "notebook": path.stem, "profile": "smoke",
         "overhead_seconds": round(float(np.median([through - alone for through, alone in pairs])), 1)}
@@ -362,7 +377,7 @@ def train_on_noise(settings):
     recipe = training.Recipe(epochs=REPEATS, batch_size=settings.get("batch_size", 128))
     before, clock = megabytes("VmRSS"), Clock()
     model = network(model) if model in NETWORKS else backbone(model, size)
-    model.compile("adam", "categorical_crossentropy")
+    compile_with_adam(model)
     shown = noise(settings["count"])
     model.fit(augmentation.Batches(shown.take(slice(recipe.batch_size)), 10, recipe), verbose=0)  # compiles
     model.fit(augmentation.Batches(shown, 10, recipe), epochs=REPEATS, verbose=0, shuffle=False, callbacks=[clock])
