@@ -199,7 +199,7 @@ def load_and_read(load):
 
 
 def compile_with_adam(model):
-    """Compile a model; its optimizer's variables are there before the first step, or TensorFlow would trace it twice."""
+    """Compile a model and make the variables of its optimizer, or TensorFlow would trace the first step twice."""
     model.compile("adam", "categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
 
