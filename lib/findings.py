@@ -75,7 +75,8 @@ def _fastest(group):
     best, first = next(iter(group)), min(group, key=lambda name: _time(group[name]))
     near = [name for name, record in group.items() if _points(record) >= _points(group[best]) - 1]
     fast = min(near, key=lambda name: _time(group[name]))
-    text = "per image is the prediction time of the best; none within one point of it is faster"
+    text = "per image is the prediction time of the best"
+    text += "; none within one point of it is faster" if len(near) > 1 else ""
     if fast != best:
         text = f"per image takes {_title(fast)}, the fastest within one point of the best, with {_percent(group[fast])}"
     if first != fast:

@@ -90,6 +90,7 @@ def _calibration(axes, run):
     """Accuracy against confidence with the expected calibration error (Guo et al. 2017), and both kinds of answers."""
     bins, error = evaluation.calibration(run.probabilities, run.labels)
     mended = run.record.get("calibration")
+    error = mended["ece"] if mended else error  # of the probabilities before they were rounded to be stored
     more = f",\n{100 * mended['ece_scaled']:.1f} at temperature {mended['temperature']:.2f}" if mended else ""
     axes[0].plot([0, 100], [0, 100], "--", color="grey", label="calibrated")
     axes[0].plot(100 * bins["confidence"], 100 * bins["accuracy"], "o-", color=PALETTE[0], label="measured")

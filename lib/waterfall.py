@@ -5,6 +5,7 @@ axis of their own.
 """
 
 import io
+import textwrap
 from dataclasses import dataclass
 
 from lib import data, decks, findings
@@ -62,10 +63,11 @@ def chain(group):
 def ladders(group):
     """Return [(experiment, steps)], the best first: recipes of networks without pre-training, chosen step by step.
 
-    One for each notebook, that of its best network. The accuracies are those of its trials on validation images.
+    One for each notebook, that of the network in the trials, if they say which, or else of its best. The accuracies are
+    those of the trials on validation images.
     """
     best = {}
-    for name, record in sorted(group.items(), key=lambda item: -_accuracy(item[1])):
+    for name, record in sorted(group.items(), key=lambda item: (not _tried(item[1]), -_accuracy(item[1]))):
         settings, notebook = record["settings"], record["notebook"]
         steps, before = [], None
         for trial in settings.get("chosen_from") or []:
@@ -77,7 +79,13 @@ def ladders(group):
                 before = value if kept else before
         if len(steps) > 1 and not record["pretrained"]:
             best.setdefault(notebook, (name, steps))
-    return list(best.values())
+    return sorted(best.values(), key=lambda item: -_accuracy(group[item[0]]))
+
+
+def _tried(record):
+    """Whether a record's network is as large as one of the trials that its recipe was chosen from."""
+    trials = record["settings"].get("chosen_from") or []
+    return record["model"]["total_parameters"] in [trial.get("parameters") for trial in trials]
 
 
 def story(found):
@@ -93,7 +101,8 @@ def story(found):
     parts = [(f"Accuracy on the {images['test']:,} test images of {data.title(images['name'])}",
               "test accuracy (%), 95 % intervals", steps)]
     unit = "validation accuracy (%), one step more in each trial, one seed"
-    parts += [(f"Inside “{decks.title(name)}”: short trials", unit, tried) for name, tried in ladders(group)]
+    parts += [(f"Short trials for “{decks.title(name)}”, on a part of the images", unit, tried)
+              for name, tried in ladders(group)]
     title = f"From {steps[0].value:.1f} to {steps[-1].value:.1f} %: what each step bought"
     return title, [(_draw(*part), f"{part[0]}: {_told(part[-1])}.") for part in parts]
 
@@ -114,9 +123,14 @@ def _draw(heading, unit, steps):
     axis = figure.subplots()
     _bars(axis, steps)
     axis.set_xlabel(unit)
-    axis.set_title(heading, fontsize=11, loc="left")
+    axis.set_title(textwrap.fill(heading, 58), fontsize=11, loc="left")
     figure.savefig(buffer := io.BytesIO(), format="png", dpi=150)
     return buffer.getvalue()
+
+
+def _ends(step):
+    below, above = step.interval or (0, 0)
+    return step.value - below, step.value + above
 
 
 def _bars(axis, steps):
@@ -139,7 +153,7 @@ def _bars(axis, steps):
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         if place + 1 < len(steps) and step.kept:
             axis.plot([step.value] * 2, [place, place + 1], ":", color=QUIET, zorder=0)
-    values = [step.value for step in steps]
+    values = [value for step in steps for value in _ends(step)]
     width = max(max(values) - min(values), 1)
     axis.set(xlim=(min(values) - 0.06 * width, max(values) + 0.42 * width), ylim=(len(steps) - 0.6, -0.8), yticks=[])
     axis.xaxis.get_major_locator().set_params(integer=True, nbins=6)

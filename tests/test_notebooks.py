@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from lib import parameters, project
+from lib import data, parameters, project, site
 
 import prose
 import pytest
@@ -287,3 +287,16 @@ def test_the_command_mends_all_documents(results, tmp_path):
     notebook["cells"][0]["source"][1] = notebook["cells"][0]["source"][1].replace("?", "69.7")
     assert json.loads((tmp_path / "notebooks" / "02_two.ipynb").read_text()) == notebook
     assert (tmp_path / "README.md").read_text() == "315,722<!--A1-own:model.parameters:,d-->"
+
+
+def test_the_pages_that_come_with_the_project_are_those_of_its_records(reports, monkeypatch):
+    """Each ends in the digest of what it was made from, where the photos are or where they are not."""
+    shutil.copytree(project.ROOT / "reports" / "reference", reports / "reference")
+    monkeypatch.setattr(project, "repository", lambda: None)
+    drawn = {}
+    for photos in (reports, None):
+        drawn[photos] = names = []
+        monkeypatch.setattr(data, "find_cifar", lambda *_, photos=photos: photos)
+        monkeypatch.setattr(project, "atomic_write", lambda path, _, names=names: names.append(path.name))
+        site.render("reference")
+    assert [] in drawn.values(), f"draw them anew by `invoke report --profile reference`: {drawn}"

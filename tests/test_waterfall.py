@@ -11,7 +11,7 @@ from PIL import Image
 def record(accuracy, pretrained=None, chosen_from=None, notebook="02_baseline_cnn", chosen_on=None, **dataset):
     """Return what the picture reads of a record."""
     return {
-        "notebook": notebook, "pretrained": pretrained,
+        "notebook": notebook, "pretrained": pretrained, "model": {"total_parameters": round(1000 * accuracy)},
         "settings": {"chosen_from": chosen_from} | ({"chosen_on": chosen_on} if chosen_on else {}),
         "dataset": {"name": "digits", "fingerprint": "0", "test": 360} | dataset,
         "metrics": {"accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}}}  # fmt: skip
@@ -56,6 +56,13 @@ def test_each_notebook_has_one_ladder_the_best_first():
     (first, steps), (second, _) = waterfall.ladders(found)
     assert (first, second) == ("A2-own", "resnet20-own")
     assert [(step.change, step.gain) for step in steps] == [("plain", ""), ("cutout", "+5.0")]
+
+
+def test_a_ladder_is_that_of_the_network_in_the_trials():
+    """A larger one may take over its recipe, and be better."""
+    tried = [trial | {"parameters": 910} for trial in TRIALS]
+    found = {"modern-wide": record(0.92, None, tried), "modern-small": record(0.91, None, tried)}
+    assert [name for name, _ in waterfall.ladders(found)] == ["modern-small"]
 
 
 def test_the_pictures_and_their_texts_are_of_the_same_images():
