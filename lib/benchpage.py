@@ -16,9 +16,8 @@ The number is the median of the pairs' ratios, the range their smallest and larg
 NOTES = {
     "frozen_phase": "The first phase of [notebook 07](07_mobilenetv2.ipynb), {network}, on {images:,} images. "
                     "Compilation and validation count, and on our side the one pass that fills the empty cache; of the "
-                    "plain way one batch and one epoch were run, and the other epochs count as much as this one.",
-    "fine_tune": "Its second phase, {epochs} epochs on {images:,} images, of which one was run of the plain way and "
-                 "{epochs_run[1]} of ours.",
+                    "plain way {epochs_run[0]} epochs were run, and the others count as the last of them.",
+    "fine_tune": "Its second phase, {epochs} epochs on {images:,} images, of which {epochs_run[0]} were run each way.",
     "data_load": "Imports are not counted. Ours is mapped into memory, not read: "
                  "with every pixel looked at once the ratio is {with_every_image_read[median_ratio]:.1f}.",
     "bfloat16": "One step of each network together; each by itself: {each}.",
