@@ -93,6 +93,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
                 wave.append(task)
             if wave:
                 client = client or _connect(stack, scheduler, jobs, wave, folder)
+                threading.Thread(target=site.warm_up).start()
                 _run_wave(client, wave, show, stop, refused)
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import importlib
 import io
 import json
 import os
@@ -41,6 +42,12 @@ def render_page(profile, name):
         if card["name"] == name:
             return _page(study, card)
     raise SiteError(f"{name} was not run with profile {profile}: `invoke run-all --profile {profile}` does it")
+
+
+def warm_up():
+    """Import what drawing pages takes, which is slow: a run does it while its notebooks are under way."""
+    for module in ("jinja2", "nbconvert", "lib.comparepage", "lib.findings", "lib.waterfall"):
+        importlib.import_module(module)
 
 
 def not_found():

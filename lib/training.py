@@ -247,7 +247,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
             raise records.RecordError(saved, f"cannot be loaded ({project.one_line(error)})") from error
         keras.utils.set_random_seed(study.seed)
         records.forget_failure(study.profile, name)
-        print(f"{_summary(kept.record)} (kept from {kept.record['created']}; retrain=True trains again)")
+        since = kept.record["created"][:16].replace("T", " ")
+        print(f"{_summary(kept.record)} (kept from {since} UTC; retrain=True trains again)")
         return kept
     if study.retrain:
         checkpoint.unlink(missing_ok=True)

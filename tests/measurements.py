@@ -369,15 +369,15 @@ def growth():
 
 
 def train_on_noise(settings):
-    """Return {"seconds" of each of three epochs, "megabytes" at the peak beyond what a started Keras takes}."""
+    """Return {"seconds" of each of two epochs, "megabytes" at the peak beyond what a started Keras takes}."""
     model, size = settings["model"], settings.get("size", 32)
-    recipe = training.Recipe(epochs=REPEATS, batch_size=settings.get("batch_size", 128))
+    recipe = training.Recipe(epochs=2, batch_size=settings.get("batch_size", 128))
     before, clock = megabytes("VmRSS"), Clock()
     model = network(model) if model in NETWORKS else backbone(model, size)
     compile_with_adam(model)
     shown = noise(settings["count"])
     model.fit(augmentation.Batches(shown.take(slice(recipe.batch_size)), 10, recipe), verbose=0)  # compiles
-    model.fit(augmentation.Batches(shown, 10, recipe), epochs=REPEATS, verbose=0, shuffle=False, callbacks=[clock])
+    model.fit(augmentation.Batches(shown, 10, recipe), epochs=2, verbose=0, shuffle=False, callbacks=[clock])
     return {"seconds": np.diff(clock.ends).round(4).tolist(), "megabytes": round(megabytes("VmHWM") - before, 1)}
 
 

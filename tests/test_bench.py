@@ -240,5 +240,5 @@ def test_a_process_of_its_own_counts_its_own_memory(measurements):
     ballast = bytearray(500_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
     found = bench.fresh("train_on_noise", {"model": "A3", "count": 16, "batch_size": 8})
-    assert len(found["seconds"]) == 3 and min(found["seconds"]) > 0
+    assert len(found["seconds"]) == 2 and min(found["seconds"]) > 0
     assert 1 < found["megabytes"] < 1000
