@@ -164,5 +164,5 @@ def _draw_growth(figure, result, palette):
                            minor_locator=ticker.NullLocator())
         column[1].set_xlabel(name)
         column[1].tick_params(axis="x", rotation=45)
-    figure.suptitle("Time and memory of one epoch")
+    figure.suptitle("Time and memory of one epoch", x=0, ha="left")
 

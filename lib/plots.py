@@ -13,6 +13,7 @@ PALETTE = sns.color_palette("colorblind")
 READABLE = 20  # classes whose names have room in a figure
 sns.set_theme(style="whitegrid", palette=PALETTE, font_scale=1.05)
 plt.rcParams["text.parse_math"] = False  # a class may be called $x
+plt.rcParams["axes.titlelocation"] = "left"  # on a phone, which shows the left part of a wide figure first
 
 
 def learning_curves(histories, title):
@@ -20,7 +21,7 @@ def learning_curves(histories, title):
     fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     _curves(axes, histories)
     axes[0].legend(fontsize="small")
-    fig.suptitle(f"{title} (dashed: training, solid: validation)")
+    fig.suptitle(f"{title} (dashed: training, solid: validation)", x=0, ha="left")
     return fig
 
 
@@ -79,10 +80,10 @@ def dashboard(run, class_names, title):
     pairs = left.subplots()
     confused = evaluation.confused_pairs(run.probabilities, run.labels, class_names)
     pairs.barh(confused["true"] + " → " + confused["predicted"], confused["images"], color=PALETTE[0])
-    pairs.set(xlabel="test images", title="Most confused (true → predicted)")
+    pairs.set(xlabel="test images", ylabel="true → predicted", title="Most confused pairs")
     pairs.invert_yaxis()
     _calibration(right.subplots(2, 1, sharex=True, height_ratios=[1.7, 1]), run)
-    fig.suptitle(f"{title} (curves: dashed training, solid validation)")
+    fig.suptitle(f"{title} (curves: dashed training, solid validation)", x=0, ha="left")
     return fig
 
 

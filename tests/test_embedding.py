@@ -42,7 +42,7 @@ def test_the_map_shows_every_class_and_what_each_point_is():
     model = keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
     figure, (points, pictures, names) = plots.feature_map(model, digits, "Digits", count=50)
     assert len(figure.axes[0].lines) == 10
-    assert figure.axes[0].get_title().endswith("% have a nearest neighbour of their class")
+    assert figure.axes[0].get_title("left").endswith("% have a nearest neighbour of their class")
     assert len(points) == len(pictures) == len(names) == 50
     assert names.tolist() == [str(label) for label in digits.test.labels[:50]]
     plt.close(figure)

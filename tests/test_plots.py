@@ -1,6 +1,7 @@
 """Figures, as a reader sees them."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 from lib import plots
 
@@ -14,6 +15,16 @@ def closed():
     """No figure is left open."""
     yield
     plt.close("all")
+
+
+def made_up(classes, images=1000):
+    """Return a `training.Run` with answers of all confidences."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, images)
+    probabilities = generator.random((images, classes)) ** 4 + generator.random((images, 1)) * np.eye(classes)[labels]
+    history = {curve: [0.1, 0.5, 0.4] for curve in ("accuracy", "val_accuracy", "loss", "val_loss")}
+    return SimpleNamespace(probabilities=probabilities / probabilities.sum(axis=1, keepdims=True), labels=labels,
+                           history=history, record={})
 
 
 def overlapping(fig, artists):
@@ -36,3 +47,13 @@ def test_a_grid_of_images_is_drawn_at_once(lines):
         assert max(box.height, box.width) == pytest.approx(1.02 * fig.dpi)
         assert 0 < above.y0 - box.y1 < 0.1 * fig.dpi
         assert (above.x0 + above.x1) / 2 == pytest.approx((box.x0 + box.x1) / 2, abs=1)
+
+
+def test_titles_are_on_the_left():
+    """A phone shows that part of a wide figure first: there the middle of a title says nothing."""
+    run, rows = made_up(3), np.zeros((9, 8, 8, 3))
+    for fig in (plots.learning_curves({"A": run.history}, "Curves"), plots.dashboard(run, ("a", "b", "c"), "All"),
+                plots.images(rows, 9 * ["zero"], "Images"), plots.captioned(rows[:2], "ab", [["one"], ["two"]])):
+        fig.draw_without_rendering()
+        assert all(title.get_window_extent().x0 < 5 for title in fig.texts)
+        assert not any(axis.get_title("center") for axis in fig.axes)

@@ -25,7 +25,7 @@ def test_logarithmic_axes_read_as_people_write(ends, expected):
     assert expected <= labels
     assert not [label for label in labels if "$" in label]
     assert not plt.rcParams["text.parse_math"]
-    assert other.get_title() == title
+    assert other.get_title("left") == title
 
 
 def test_what_is_missing_in_a_table_is_blank(monkeypatch):
