@@ -38,22 +38,20 @@ def _curves(axes, histories):
         axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def confusion(probabilities, labels, class_names, title):
-    """Return a heat map of the test images of each true class (rows) by predicted class, in per cent of the row."""
-    fig, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
-    _matrix(axis, probabilities, labels, class_names)
-    axis.set_title(title)
-    return fig
-
-
 def _matrix(axis, probabilities, labels, class_names):
+    """Heat map of the test images of each true class (rows) by predicted class, in per cent of the row."""
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(class_names)), normalize="true")
     readable = len(class_names) <= READABLE
-    names = class_names if readable else False
+    names, size = class_names if readable else False, _name_size(class_names)
     sns.heatmap(100 * matrix, annot=readable, fmt=".0f", cmap="cividis", cbar=False, square=True,
-                xticklabels=names, yticklabels=names, annot_kws={"size": 9}, ax=axis)
+                xticklabels=names, yticklabels=names, annot_kws={"size": 0.9 * size}, ax=axis)
     axis.set(xlabel="predicted class", ylabel="true class", title="Confusion (% of true class)")
-    plt.setp(axis.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")  # or long names touch the next
+    axis.tick_params("x", rotation=90 if max(map(len, class_names)) > 1 else 0, labelsize=size)
+    axis.tick_params("y", rotation=0, labelsize=size)
+
+
+def _name_size(classes):
+    return min(10, 140 / len(classes))  # points at which READABLE names in half a dashboard keep apart
 
 
 def dashboard(run, class_names, title):
@@ -74,6 +72,7 @@ def dashboard(run, class_names, title):
         classes.plot(shown[column], places, marker, color=colour, label=column)
     heading = "Each class" if shown is scores else f"The {READABLE} classes of the lowest F1"
     classes.set(yticks=places, yticklabels=shown["class"], xlabel="score", title=heading)
+    classes.tick_params("y", labelsize=_name_size(shown))
     classes.invert_yaxis()
     classes.legend(fontsize="small")
     left, right = lower.subfigures(1, 2)

@@ -57,3 +57,14 @@ def test_titles_are_on_the_left():
         fig.draw_without_rendering()
         assert all(title.get_window_extent().x0 < 5 for title in fig.texts)
         assert not any(axis.get_title("center") for axis in fig.axes)
+
+
+@pytest.mark.parametrize("classes", [10, 20])
+def test_class_names_keep_apart(classes):
+    """Along the axes of the confusion matrix and of the scores of each class; upright on the vertical ones."""
+    names = [f"an automobile, kind {number}" for number in range(classes)]
+    fig = plots.dashboard(made_up(classes), names, "All")
+    for axis in fig.axes[2:4]:
+        assert not overlapping(fig, axis.get_xticklabels())
+        assert not overlapping(fig, axis.get_yticklabels())
+        assert {label.get_rotation() for label in axis.get_yticklabels()} == {0}
