@@ -129,5 +129,6 @@ def two_photos(photos, look):
         return show.png(plots.captioned(rows, names, said)), text
 
     names = list(photos)
-    menus = [ipywidgets.Dropdown(options=names, value=name) for name in (names[0], names[-1])]
+    menus = [ipywidgets.Dropdown(options=names, value=name, description=place)
+             for name, place in ((names[0], "first"), (names[-1], "second"))]  # fmt: skip
     return _explore(menus, beside, "two menus choose the photos")

@@ -184,7 +184,7 @@ def chooser(look):
 
     import ipywidgets
 
-    button = ipywidgets.FileUpload(accept="image/*", description="Choose a photo")
+    button = ipywidgets.FileUpload(accept="image/*", description="Choose a photo", layout={"width": "max-content"})
     below = ipywidgets.Output()
 
     def chosen(change):

@@ -111,6 +111,7 @@ def test_two_photos_stand_side_by_side(shown):
     photos = {name: photo.Photo(name, (8, 6), photo.Image.new("RGB", (8, 6))) for name in ("one", "<two>", "four")}
     view = browse.two_photos(photos, look)
     (first, second), below = view.children[0].children, view.children[1]
+    assert (first.description, second.description) == ("first", "second")
     assert shown[0][1]["image/png"]["alt"].startswith(
         "one – A2: cat 70%, <dog> 20%, frog 10% · four – A2: <dog> 70%, frog 20%, cat 10%.")
     second.value = "<two>"

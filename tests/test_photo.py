@@ -260,6 +260,7 @@ def test_the_button_shows_what_was_chosen(file, capsys):
     seen = []
     button = photo.chooser(lambda opened: seen.append((opened.name, opened.size)))
     assert "[In JupyterLab a button to choose a photo stands here.]" in capsys.readouterr().out
+    assert button.layout.width == "max-content"  # by itself it would be 148 pixels wide, which cut its text
     for name, content in (("mine.png", file(halves(), "a.png").read_bytes()), ("mine.txt", b"text")):
         button.value = ({"name": name, "type": "", "size": len(content), "content": memoryview(content),
                          "last_modified": datetime.now(UTC)},)  # fmt: skip
