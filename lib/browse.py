@@ -49,7 +49,7 @@ def errors(run, pictures, class_names, count=20):
         """The PNG of a pair of classes, or None without such images, and what to say of it."""
         found = np.flatnonzero((run.labels == truth) & (predicted == answer))
         order = ", the surest answers first" if len(found) else ""
-        text = f"{class_names[truth]} → {class_names[answer]}: {len(found):,} test images{order}"
+        text = f"{class_names[truth]} → {class_names[answer]}: {len(found):,} of the test images{order}"
         surest = found[np.argsort(-confidence[found], kind="stable")][:count]
         titles = [f"{share:.0%}" for share in confidence[surest]]
         return (show.png(plots.images(pictures[surest], titles, text)) if len(found) else None), text

@@ -43,11 +43,11 @@ def test_menus_choose_the_pair_of_classes(shown):
     assert "application/vnd.jupyter.widget-view+json" in shown[0][0]
     (true, predicted), below = view.children[0].children, view.children[1]
     assert (true.value, predicted.value) == (0, 1)
-    assert 'alt="cat → &lt;dog&gt;: 2 test images, the surest answers first" src="data:image/png;' in below.value
+    assert 'alt="cat → &lt;dog&gt;: 2 of the test images, the surest answers first" src="data:image/png;' in below.value
     true.value, predicted.value = 1, 0
-    assert "&lt;dog&gt; → cat: 1 test images" in below.value
+    assert "&lt;dog&gt; → cat: 1 of the test images" in below.value
     predicted.value = 2
-    assert below.value == "<p>&lt;dog&gt; → frog: 0 test images</p>"
+    assert below.value == "<p>&lt;dog&gt; → frog: 0 of the test images</p>"
 
 
 def test_a_report_shows_the_most_confused_pair(shown, monkeypatch):
@@ -56,12 +56,12 @@ def test_a_report_shows_the_most_confused_pair(shown, monkeypatch):
     content, metadata = shown[0]
     assert content.keys() == {"image/png", "text/plain"}  # a stored widget would be an error to the next reader
     assert content["image/png"].startswith(b"\x89PNG")
-    assert metadata["image/png"]["alt"].startswith("cat → <dog>: 2 test images, the surest answers first.")
+    assert metadata["image/png"]["alt"].startswith("cat → <dog>: 2 of the test images, the surest answers first.")
 
 
 def test_a_network_without_errors_is_no_error(shown):
     browse.errors(run([0, 0, 0, 1, 1, 2]), np.zeros((6, 32, 32, 3), np.uint8), CLASSES)
-    assert "image/png" in shown[0][0] and "3 test images" in shown[0][0]["text/plain"]  # cats taken for cats
+    assert "image/png" in shown[0][0] and "3 of the test images" in shown[0][0]["text/plain"]  # cats taken for cats
 
 
 def test_a_threshold_says_what_is_answered_and_how_well(shown):
