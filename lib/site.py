@@ -14,6 +14,7 @@ from lib import bench, data, project, records
 
 TEMPLATES = Path(__file__).with_name("templates")
 PHONE = 600  # pixels of a figure that is still legible on a screen of 390
+NUMBER = re.compile(r"[\W\d_]*\d[\W\d_]*|[—-]?")  # a cell without letters, such as 69.7 [68.8, 70.6], or a blank one
 OFFLINE = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # need no network
 
 
@@ -220,7 +221,22 @@ def _unbroken(text):
     return re.sub(pattern, lambda found: found[1] or f"{found[2]}\N{NO-BREAK SPACE}%", text)
 
 
-FILTERS = {"picture": _picture, "wide": _wide, "unbroken": _unbroken}
+def _aligned(text):
+    """HTML whose tables have the class `number` on each cell of a column of numbers, and on its head."""
+
+    def mark(table):
+        rows = [re.split(r"(?=<t[hd]\b)", row) for row in re.split(r"(?=<tr\b)", table[0])]
+        texts = [[html.unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in row[1:]]
+                 for row in rows if any(cell.startswith("<td") for cell in row)]
+        numbers = {place for place, column in enumerate(zip(*texts, strict=False), start=1)
+                   if any(column) and all(map(NUMBER.fullmatch, column)) and "span=" not in table[0]}
+        return "".join(f'{cell[:3]} class="number"{cell[3:]}' if place in numbers else cell
+                       for row in rows for place, cell in enumerate(row))
+
+    return re.sub(r"(?s)<table\b.*?</table>", mark, text)
+
+
+FILTERS = {"picture": _picture, "wide": _wide, "unbroken": _unbroken, "aligned": _aligned}
 
 
 def _cells(source, ran):

@@ -231,6 +231,17 @@ def test_no_line_ends_before_a_per_cent_sign(pages):
     assert "69.7<!--A1:x:pct1-->\xa0% or 70\xa0%, and <code>7 % 2</code>" in pages["01_first"]
 
 
+@pytest.mark.parametrize(("cells", "aligned"), [
+    (["69.7 [68.8, 70.6]", "+1", "<code>−3</code>"], True), (["64–68", "61&nbsp;% = 2 / 3", "—"], True),
+    (["69.7 [68.8, 70.6]", "", "&lt;b&gt;"], False), (["23.6 (noise)", "1", "2"], False), (["", "", ""], False)])
+def test_columns_of_numbers_stand_on_the_right(cells, aligned):
+    rows = "".join(f'<tr style="x">\n<th>A{place}</th>\n<td>{cell}</td>\n</tr>' for place, cell in enumerate(cells))
+    table = f"<table><thead><tr><th>name</th><th>number</th></tr></thead><tbody>{rows}</tbody></table>"
+    marked = site.FILTERS["aligned"](f"1 {table} 2")
+    assert marked.replace(' class="number"', "") == f"1 {table} 2"
+    assert re.findall(r'<(t[hd]) class="number">', marked) == ["th", "td", "td", "td"] * aligned
+
+
 @pytest.mark.parametrize(("width", "wide"), [(600, False), (601, True), (70_000, True)])
 def test_only_a_wide_figure_is_scrolled_on_a_phone(width, wide):
     Image.new("L", (width, 2)).save(file := io.BytesIO(), "png")

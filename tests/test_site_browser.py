@@ -80,6 +80,14 @@ def test_a_long_table_is_scrolled_below_its_head(screen, folder, tmp_path):
     assert box["height"] < 844
 
 
+def test_numbers_and_their_heads_stand_on_the_right(screen, folder):
+    screen.goto((folder / "01_first.html").as_uri())
+    side = "cells => cells.map(cell => getComputedStyle(cell).textAlign)"
+    for media in ("screen", "print"):
+        screen.emulate_media(media=media)
+        assert screen.eval_on_selector_all(".dataframe :is(th, td)", side) == 2 * (["left"] + ["right"] * 20)
+
+
 def test_contents_fold_on_a_phone(screen, folder):
     screen.goto((folder / "01_first.html").as_uri())
     assert screen.is_visible(".contents nav") == (screen.viewport_size["width"] > 1000)

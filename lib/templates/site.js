@@ -44,8 +44,7 @@ all("article table, .sortable").forEach(table => {
   const body = table.tBodies[0], rows = body ? [...body.rows] : [];
   if (!table.tHead || rows.length < SORTABLE || one("[rowspan], [colspan]", table)) return;
   const heads = [...table.tHead.rows].at(-1).cells;
-  all("td", table).forEach(cell => cell.classList.toggle("number", /^[\d\u2212-][^a-z]*$/.test(cell.textContent))
-    || cell.classList.toggle("words", cell.textContent.length > 12));
+  all("td:not(.number)", table).forEach(cell => cell.classList.toggle("words", cell.textContent.length > 12));
 
   // A first column may say a name once for all rows below; as soon as rows move, each needs its own.
   const complete = () => rows.forEach((row, place) => row.cells[0].textContent.trim() || place === 0
