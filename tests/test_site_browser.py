@@ -3,8 +3,9 @@
 import shutil
 from urllib.parse import unquote, urlsplit
 
-from lib import project
+from lib import project, site
 
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
@@ -86,6 +87,22 @@ def test_numbers_and_their_heads_stand_on_the_right(screen, folder):
     for media in ("screen", "print"):
         screen.emulate_media(media=media)
         assert screen.eval_on_selector_all(".dataframe :is(th, td)", side) == 2 * (["left"] + ["right"] * 20)
+
+
+def test_the_widest_table_fits_the_paper(page, folder, tmp_path):
+    """That of all experiments in notebook 12, on A4 with margins of 1 cm."""
+    scores = ["accuracy (%)", "precision", "recall", "F1", "weighted F1"]
+    row = {"experiment": "B3-batchnorm-frozen", "model": "MobileNetV2, BatchNorm frozen"}
+    row |= dict.fromkeys(scores, "69.7 [68.8, 70.6]") | {"loss": "0.91 [0.89, 0.94]", "parameters": "2,593,610"}
+    row |= {"MFLOP": 306, "training (s)": 2575, "ms per image": 20.75, "images/s": 13642, "device": "AMD EPYC, 2 cores"}
+    markup = site.FILTERS["aligned"](pd.DataFrame([row] * 5).to_html(index=False, border=0))
+    path = tmp_path / "wide.html"
+    text = (folder / "01_first.html").read_text("utf-8")
+    path.write_text(text.replace("</article>", f'<div class="scroll" id="paper">{markup}</div></article>'), "utf-8")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})
+    page.goto(path.as_uri())
+    assert page.evaluate("document.querySelector('#paper').scrollWidth") <= 718
 
 
 def test_contents_fold_on_a_phone(screen, folder):
