@@ -270,7 +270,7 @@ def _article(study, card):
         level, anchor, title = match.groups()
         anchor += f"-{len(contents)}" if anchor in contents else ""
         contents[anchor] = (level, anchor, title)
-        return f'<h{level} id="{anchor}">{title}<a class="anchor" href="#{anchor}" aria-hidden="true" tabindex="-1">'
+        return f'<h{level} id="{anchor}">{title}<a class="anchor" href="#{anchor}" aria-label="Link to this section">'
 
     def address(match):
         path, section, name = match[1], match[2] or "", Path(match[1]).stem

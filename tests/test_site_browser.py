@@ -200,6 +200,15 @@ def test_tables_filter_by_keyboard_and_print_whole(table):
     assert len(column(table, 2)) == 16
 
 
+def test_sections_have_an_address_by_keyboard(page, folder):
+    page.goto((folder / "01_first.html").as_uri())
+    tab_to(page, "#Detail a")
+    link = page.get_by_role("heading", name="Detail").get_by_role("link", name="Link to this section")
+    assert link.evaluate("link => getComputedStyle(link).opacity") == "1"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("01_first.html#Detail")
+
+
 def test_small_tables_are_left_alone(page, folder):
     page.goto((folder / "01_first.html").as_uri())
     assert page.locator(".filter").count() == page.locator("th[aria-sort]").count() == 0
