@@ -52,7 +52,8 @@ def _data(profile, recorded):
 def _model(name, record, predicted):
     history = {curve: np.round(values, 3).tolist() for curve, values in record["training"]["history"].items()}
     return {"name": name, "title": decks.title(name), "pretrained": record["pretrained"], "history": history,
-            "accuracy": record["metrics"]["accuracy"], "predicted": _packed(predicted)}
+            "smoothing": record["settings"].get("label_smoothing", 0), "accuracy": record["metrics"]["accuracy"],
+            "predicted": _packed(predicted)}
 
 
 def _packed(classes):

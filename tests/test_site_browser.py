@@ -260,11 +260,14 @@ def test_compare_by_keyboard(page, folder):
     assert page.locator("#pictures li").count() == 48
     assert "Test image 36" in page.get_attribute("#pictures .picture", "aria-label")
     assert page.locator("svg[role=img]").count() == 2
+    note = "the label smoothing is 0.05 for A2-own and 0 for A2."
+    assert page.inner_text("#charts figure:nth-child(2) p").endswith(note)
     tab_to(page, "#first")
     page.keyboard.press("ArrowDown")  # now both are A2
     page.wait_for_function("document.querySelector('#summary').textContent.startsWith('A2 is')")
     assert page.url.endswith("#A2,A2")
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "0", "0", "90"]
+    assert page.locator("#charts p").count() == 0
     assert page.locator("#pictures li").count() == 0
     page.goto((folder / "compare.html").as_uri() + "#A2,A2-own")
     page.reload()

@@ -189,6 +189,9 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
       [`${names[0]} right`, count(place => aRight(place) && bRight(place)), count(place => aRight(place) && !bRight(place))],
       [`${names[0]} wrong`, count(place => !aRight(place) && bRight(place)), count(place => !aRight(place) && !bRight(place))]]));
     one("#charts").replaceChildren(...["accuracy", "loss"].map(curve => chart(curve, [first, second])));
+    if (first.smoothing !== second.smoothing) one("#charts").lastChild.append(make("p", {class: "facts"},
+      "Soft labels raise a loss by design, so these two cannot be compared: the label smoothing is "
+      + [first, second].map(({name, smoothing}) => `${smoothing} for ${name}`).join(" and ") + "."));
     one("#confusion-table").replaceChildren(confusion(a, b));
 
     const kinds = {"all on which they differ": differ, [`only ${names[0]} right`]: place => aRight(place) && !bRight(place),
