@@ -1,6 +1,8 @@
 """Puts the site into a folder that any static host can serve as it is, after checking every link inside it."""
 
 import re
+import shutil
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,18 +14,16 @@ NOT_FOUND = "404.html"
 
 
 def publish(profile, folder):
-    """Render the site of `profile` and copy it to `folder`; return the folder's index.
+    """Render the site of `profile`, with links to the project's repository, into `folder`; return its index.
 
     Files of an earlier call are replaced, others that lie there are kept. Raises StudyError for a folder that has
     files but was not made here, and for a link that leads nowhere.
     """
-    folder, source = Path(folder), site.render(profile).parent
+    folder = Path(folder)
     earlier = (folder / MARKER).read_text().split("\n") if (folder / MARKER).exists() else []
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and "index.html" not in earlier)):
         raise project.StudyError(f"{folder} is not empty and was not made by `invoke publish`: choose another --folder")
-    files = {path.name: path.read_bytes() for path in sorted(source.iterdir()) if path.suffix in (".html", ".webp")}
-    files[NOT_FOUND] = site.not_found().encode()
-    files |= {name: _outward(content.decode(), source).encode() for name, content in files.items() if _page(name)}
+    files = _files(profile, project.repository()) | {NOT_FOUND: site.not_found().encode()}
     if broken := _broken({name: content.decode() for name, content in files.items() if _page(name)}, files):
         raise project.StudyError(f"{len(broken)} broken link(s), first {broken[0]}: mend it in its notebook")
     for name in set(earlier) & {path.name for path in folder.glob("*")} - files.keys():
@@ -38,9 +38,20 @@ def _page(name):
     return name.endswith(".html")
 
 
-def _outward(text, source):
+def _files(profile, repository):
+    """The rendered site, {name: content}."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary).resolve()  # or links with ../ would start from elsewhere
+        for sprite in (project.REPORTS / profile / "site").glob("*.webp"):  # its data may not be here
+            shutil.copy(sprite, source)
+        site.render(profile, source, repository)
+        files = {path.name: path.read_bytes() for path in sorted(source.iterdir())}
+        return files | {name: _outward(content.decode(), source, repository).encode()
+                        for name, content in files.items() if _page(name)}
+
+
+def _outward(text, source, repository):
     """A page whose links to the project's other files lead to its repository, or are plain text without one."""
-    repository = project.repository()
 
     def address(match):
         path, words = (source / unquote(match[1])).resolve(), match[2]

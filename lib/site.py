@@ -22,9 +22,13 @@ class SiteError(project.StudyError):
     """A file of a run that is damaged, or a run that there is not."""
 
 
-def render(profile):
-    """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path."""
-    study = _study(profile)
+def render(profile, folder=None, repository=None):
+    """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path.
+
+    They lie with the run; or in `folder`, with links to the `repository` "owner/name" on GitHub: the pages that come
+    with the project must be the same in every clone.
+    """
+    study = _study(profile) | ({"site": folder, "repository": repository} if folder else {})
     for card in study["runs"]:
         _page(study, card)
     if study["bench"]:
@@ -62,8 +66,7 @@ def _study(profile):
     cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
-                                         "cards": cards, "runs": runs, "bench": bench.read(profile),
-                                         "repository": project.repository()}
+                                         "cards": cards, "runs": runs, "bench": bench.read(profile)}
 
 
 def _read(path):
@@ -153,7 +156,7 @@ def _headings(study, card):
 
 def _page(study, card):
     others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
-    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), study["repository"], card, others]
+    path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), study.get("repository"), card, others]
     return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
 
 

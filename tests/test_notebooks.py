@@ -292,7 +292,6 @@ def test_the_command_mends_all_documents(results, tmp_path):
 def test_the_pages_that_come_with_the_project_are_those_of_its_records(reports, monkeypatch):
     """Each ends in the digest of what it was made from, where the photos are or where they are not."""
     shutil.copytree(project.ROOT / "reports" / "reference", reports / "reference")
-    monkeypatch.setattr(project, "repository", lambda: None)
     drawn = {}
     for photos in (reports, None):
         drawn[photos] = names = []

@@ -1,5 +1,6 @@
 """The published site: complete, with links that lead somewhere, in a folder that nobody else uses."""
 
+import os
 import subprocess
 
 from lib import project, publish, site
@@ -11,14 +12,20 @@ PAGE = '<h2 id="a b">x</h2><a href="{}">words</a><img src="data:image/webp;base6
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A rendered site of two pages, of which tests change one."""
+    """A site of two pages, of which tests change one, and pictures that nobody can draw anew."""
     folder = tmp_path / "reports" / "reference" / "site"
     folder.mkdir(parents=True)
     (folder / "contested-0.webp").write_bytes(b"pictures")
     (folder / "index.html").write_text(PAGE.format("01.html#a%20b"))
     (folder / "01.html").write_text(PAGE.format("index.html"))
-    monkeypatch.setattr(site, "render", lambda profile: folder / "index.html")
+
+    def render(profile, target, repository):
+        for page in folder.glob("*.html"):
+            (target / page.name).write_text(page.read_text().replace("ROOT", os.path.relpath(tmp_path, target)))
+
+    monkeypatch.setattr(site, "render", render)
     monkeypatch.setattr(project, "ROOT", tmp_path)
+    monkeypatch.setattr(project, "REPORTS", tmp_path / "reports")
     monkeypatch.setattr(project, "repository", lambda: None)
     return folder
 
@@ -46,7 +53,7 @@ def test_a_link_that_leads_nowhere_is_an_error_before_anything_is_written(source
 
 
 def test_links_to_the_project_lead_to_its_repository_or_are_text(source, tmp_path, monkeypatch):
-    (source / "01.html").write_text(PAGE.format("../../../lib/show.py#L3"))
+    (source / "01.html").write_text(PAGE.format("ROOT/lib/show.py#L3"))
     publish.publish("reference", tmp_path / "public")
     assert "</h2>words<img" in (tmp_path / "public" / "01.html").read_text()
     monkeypatch.setattr(project, "repository", lambda: "o/n")

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-from lib import data, project, records, site
+from lib import data, project, publish, records, site
 
 import nbformat
 import numpy as np
@@ -125,7 +125,6 @@ def write_records():
 def use(folder, patch):
     patch.setattr(project, "NOTEBOOKS", folder / "notebooks")
     patch.setattr(project, "REPORTS", folder / "reports")
-    patch.setattr(project, "repository", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -332,14 +331,16 @@ def test_pictures_stay_where_the_data_is_gone(pages, study, monkeypatch):
     assert (study / "reports/smoke/site/compare.html").read_text("utf-8") == pages["compare"]
 
 
-def test_buttons_follow_from_the_repository(study, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(project, "repository", lambda: "someone/study")
-        text = site.render_page("smoke", "01_first").read_text("utf-8")
+def test_only_published_pages_link_to_the_repository(pages, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "repository", lambda: "someone/study")
+    index = publish.publish("smoke", tmp_path / "public")
+    text = index.with_name("01_first.html").read_text("utf-8")
     assert 'href="https://colab.research.google.com/github/someone/study/blob/HEAD/notebooks/01_first.ipynb"' in text
     assert 'href="https://mybinder.org/v2/gh/someone/study/HEAD?urlpath=lab/tree/notebooks/01_first.ipynb"' in text
-    text = site.render_page("smoke", "01_first").read_text("utf-8")
-    assert "colab" not in text and "<code>invoke run 01 --profile smoke</code>" in text
+    assert '<a href="https://github.com/someone/study">the project</a>' in index.read_text("utf-8")
+    site.render("smoke")
+    assert pages == {path.stem: path.read_text("utf-8") for path in (study / "reports/smoke/site").glob("*.html")}
+    assert "colab" not in pages["01_first"] and "<code>invoke run 01 --profile smoke</code>" in pages["01_first"]
 
 
 def test_bad_input_is_one_clear_line(edit, study):
