@@ -260,6 +260,7 @@ def test_compare_by_keyboard(page, folder):
     assert page.locator("#pictures li").count() == 48
     assert "Test image 36" in page.get_attribute("#pictures .picture", "aria-label")
     assert page.locator("svg[role=img]").count() == 2
+    assert "in epoch 10" in page.get_attribute("svg[role=img]", "aria-label")
     note = "the label smoothing is 0.05 for A2-own and 0 for A2."
     assert page.inner_text("#charts figure:nth-child(2) p").endswith(note)
     tab_to(page, "#first")

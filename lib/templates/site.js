@@ -202,7 +202,7 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
     kind.selectedIndex = chosen;
     const test = Object.values(kinds)[chosen], found = pictures.filter(test);
     one("#shown").textContent = sprite ? `${Math.min(found.length, 48)} of ${count(test)}, those on which most models differ`
-      : `${count(test)} images; their pictures are shown where this page is rendered with the data at hand`;
+      : `images: ${count(test)}; their pictures are shown where this page is rendered with the data at hand`;
     one("#pictures").replaceChildren(...(sprite ? found.slice(0, 48) : []).map(place => {
       const position = corner(pictures.indexOf(place), columns);
       const image = make("span", {class: "picture", role: "img", "aria-label": `Test image ${place}`,
@@ -266,7 +266,7 @@ function chart(curve, models) {
   const epochs = Math.max(...series.map(({values}) => values.length));
   const x = epoch => left + epoch / Math.max(epochs - 1, 1) * (width - left - 10);
   const y = value => 10 + (high - value) / (high - low || 1) * (height - bottom - 10);
-  const ends = models.map(({name, history}) => `${name} ends at ${history[`val_${curve}`].at(-1)} after ${history[curve].length} epochs`);
+  const ends = models.map(({name, history}) => `${name} ends at ${history[`val_${curve}`].at(-1)} in epoch ${history[curve].length}`);
   const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Validation ${curve}: ${ends.join(", ")}`});
   for (let tick = 0; low + (tick - 0.5) * step < high; tick++) {
     const value = low + tick * step;
