@@ -104,6 +104,12 @@ def test_code_names_no_backend(path):
         assert not re.search(r"\btf\.|tensorflow|\btorch\b|\bjax\b", cell["source"]), cell["source"]
 
 
+def test_a_number_of_epochs_follows_the_word(path):
+    """Often it is 1: `epochs: {epochs}` is right for any number, `{epochs} epochs` is not."""
+    for cell in cells(path, "code"):
+        assert not re.search(r"epochs\} epochs", cell["source"]), cell["source"]
+
+
 def test_there_is_prose_before_code(path):
     """At least one Markdown cell for two of code, and nothing left to write."""
     assert 2 * len(cells(path, "markdown")) >= len(cells(path, "code"))
