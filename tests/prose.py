@@ -85,7 +85,7 @@ def render_numbers(text, folder=RECORDS):
 def _format(value, kind):
     value = len(value) if isinstance(value, list) else value
     if kind.startswith("pct"):
-        kind = f".{int(kind[3:])}f/0.01"
+        value, kind = 100 * value, f".{int(kind[3:])}f"  # as tables have it: a division by 0.01 may round another way
     kind, _, divisor = kind.partition("/")
     value = value / float(divisor or 1)
     return format(round(value) if kind.endswith("d") else value, kind).replace("-", "−")

@@ -227,7 +227,8 @@ def test_what_was_measured_is_quoted():
 @pytest.fixture
 def results(tmp_path):
     """A folder with one record."""
-    record = {"metrics": {"accuracy": {"value": 0.69749}, "loss": {"value": -0.5}}, "model": {"parameters": 315722},
+    record = {"metrics": {"accuracy": {"value": 0.69749, "low": 0.6865}, "loss": {"value": -0.5}},
+              "model": {"parameters": 315722},
               "training": {"seconds": 361.2, "history": {"loss": [2.0, 1.25]}}}  # fmt: skip
     folder = tmp_path / "reports" / "reference" / "records"
     folder.mkdir(parents=True)
@@ -238,6 +239,7 @@ def results(tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("?<!--A1-own:metrics.accuracy.value:pct1--> %", "69.7 %"),
+    ("?<!--A1-own:metrics.accuracy.low:pct1--> %", f"{100 * 0.6865:.1f} %"),  # as in tables
     ("64–12.34<!--A1-own:metrics.accuracy.value:pct2--> %", "64–69.75 %"),
     ("64-12.34<!--A1-own:metrics.accuracy.value:pct0--> %", "64-70 %"),
     ("1,234,567<!--A1-own:model.parameters:,d--> parameters, 17.8 <!-- a: note -->", "315,722 parameters, 17.8 "),
