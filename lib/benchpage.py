@@ -156,13 +156,15 @@ def _draw_growth(figure, result, palette):
     axes = figure.subplots(2, len(result["series"]), sharex="col", squeeze=False)
     figure.set_figheight(4.6)
     for column, (name, series) in zip(axes.T, result["series"].items(), strict=True):
-        for axis, what, unit, colour in zip(column, ("seconds", "megabytes"), ("s", "MB"), palette, strict=False):
+        for axis, what, colour in zip(column, ("seconds", "megabytes"), palette, strict=False):
             axis.plot(series["values"], series[what], "o-", color=colour)
-            axis.set(xscale="log", yscale="log", ylabel=f"{what} ({unit})" if column is axes.T[0] else None)
+            axis.set(xscale="log", yscale="log")
             axis.xaxis.set(ticks=series["values"], major_formatter="{x:,g}", minor_locator=ticker.NullLocator())
             axis.yaxis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:,g}",
                            minor_locator=ticker.NullLocator())
         column[1].set_xlabel(name)
         column[1].tick_params(axis="x", rotation=45)
+    for axis, label in zip(axes[:, 0], ("time (s)", "memory (MB)"), strict=True):
+        axis.set_ylabel(label)
     figure.suptitle("Time and memory of one epoch", x=0, ha="left")
 

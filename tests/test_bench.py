@@ -8,6 +8,7 @@ from lib import bench, benchpage, data, decks, project, site
 import prose
 import pytest
 from conftest import make_noise, one_line
+from matplotlib.figure import Figure
 
 
 def result(median=2.0, **more):
@@ -172,6 +173,13 @@ def test_the_page_shows_all_that_was_measured(reports):
     before = page.stat().st_mtime_ns
     site.render("smoke")
     assert page.stat().st_mtime_ns == before
+
+
+def test_the_axes_of_growth_say_what_grows():
+    """The first of each row for the whole row."""
+    figure = Figure()
+    benchpage._draw_growth(figure, everything()["growth"], ("C0", "C1"))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["time (s)", "", "", "memory (MB)", "", ""]
 
 
 def test_the_page_leaves_out_what_was_not_measured(reports):
