@@ -332,6 +332,12 @@ def test_pictures_stay_where_the_data_is_gone(pages, study, monkeypatch):
     assert (study / "reports/smoke/site/compare.html").read_text("utf-8") == pages["compare"]
 
 
+def test_warming_up_leaves_nothing_slow_to_the_pages():
+    code = "import sys; from lib import site; site.warm_up(); print({'nbconvert', 'pandas', 'keras'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=project.ROOT, capture_output=True, text=True, check=True)
+    assert "nbconvert" in found.stdout and "pandas" in found.stdout and "keras" not in found.stdout
+
+
 def test_only_published_pages_link_to_the_repository(pages, study, tmp_path, monkeypatch):
     monkeypatch.setattr(project, "repository", lambda: "someone/study")
     index = publish.publish("smoke", tmp_path / "public")
