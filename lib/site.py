@@ -51,7 +51,7 @@ def render_page(profile, name):
 
 def warm_up():
     """Import what drawing pages takes, which is slow: a run does it while its notebooks are under way."""
-    for module in ("jinja2", "nbconvert", "lib.comparepage", "lib.findings", "lib.waterfall"):
+    for module in ("jinja2", "nbconvert", "sklearn.datasets", "lib.comparepage", "lib.findings", "lib.waterfall"):
         importlib.import_module(module)
 
 
