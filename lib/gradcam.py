@@ -22,8 +22,8 @@ def split(model, rows=1):
     first = next((place for place, layer in enumerate(model.layers) if isinstance(layer, CONVOLUTIONS)), None)
     if first is None:
         return None
-    behind = [model.layers[place] for place in (0, *transfer.cuts(model)) if place >= first]
-    maps = [layer.output for layer in behind if _has_maps(layer) and layer.output.shape[1] >= rows]
+    behind = [operation for count, operation in transfer.cuts(model) if count > first and _has_maps(operation)]
+    maps = [tensor for tensor in map(transfer.output, behind) if tensor.shape[1] >= rows]
     return (keras.Model(model.inputs, maps[-1]), keras.Model(maps[-1], _scores(model))) if maps else None
 
 
@@ -47,9 +47,9 @@ def heatmaps(model, images, classes, rows=1):
     return heat / np.where(highest > 0, highest, 1)
 
 
-def _has_maps(layer):
-    reshaping = any(kind in type(layer).__name__ for kind in ("Pooling", "Padding"))
-    return len(getattr(layer.output, "shape", ())) == 4 and not reshaping
+def _has_maps(operation):
+    reshaping = any(kind in type(operation).__name__ for kind in ("Pooling", "Padding"))
+    return len(transfer.output(operation).shape) == 4 and not reshaping
 
 
 def _scores(model):

@@ -48,7 +48,7 @@ def trunk(name, image_shape, size, weights="imagenet"):
     is the only thing that changes with it. Where they are neither in the Keras home nor to be downloaded, the trunk is
     random and `pretrained` says so: "imagenet" or "random".
 
-    Raises DataError where the name is unknown or a weights file is damaged.
+    Raises DataError where the name is unknown, the size too small for it, or a weights file is damaged.
     """
     if name not in known():
         raise DataError(f"there is no backbone {name}: choose one of {', '.join(known())}")
@@ -56,10 +56,14 @@ def trunk(name, image_shape, size, weights="imagenet"):
     x = keras.Input(image_shape, dtype="uint8", name="image")
     for layer in (layers.Resizing(size, size, interpolation="bilinear", name="resize"), *preprocessing(name)):
         x = layer(x)
-    model = _pretrained(name, build, x) if weights == "imagenet" else None
-    if model is not None:
-        return model, "imagenet"
-    model = build(input_tensor=x, include_top=False, weights=None)
+    try:
+        model = _pretrained(name, build, x) if weights == "imagenet" else None
+        if model is not None:
+            return model, "imagenet"
+        model = build(input_tensor=x, include_top=False, weights=None)
+    except ValueError as error:
+        why = project.one_line(error)
+        raise DataError(f"{name} needs more than {size} pixels ({why}): set a larger size") from error
     _settle(model)
     return model, "random"
 
@@ -111,28 +115,47 @@ def freeze(model, until=None, batch_norm=False):
         layer.trainable = layer in thawed and not (batch_norm and isinstance(layer, layers.BatchNormalization))
 
 
-def thaw(trunk, last, batch_norm=False):
-    """Thaw the last layers of a trunk, so many or, with 0, its `upper_half`; `freeze` explains `batch_norm`."""
-    freeze(trunk, until=-last or upper_half(trunk), batch_norm=batch_norm)
+def last_layers(trunk, wanted):
+    """Return how many last layers of a trunk to thaw: so many as wanted, where something frozen is left in front.
+
+    Otherwise, and for 0, those of its `upper_half`: what suits one backbone may be all of another.
+    """
+    frozen = len(trunk.layers) - wanted
+    possible = wanted and any(_first_weights(trunk) < count <= frozen for count, _ in cuts(trunk))
+    return wanted if possible else len(trunk.layers) - upper_half(trunk)
 
 
 def cuts(model):
-    """Return the indices of the layers of a flat model after which a single tensor carries everything."""
-    position = {layer.name: index for index, layer in enumerate(model.layers)}
-    last_use = [0] * len(model.layers)
-    for index, layer in enumerate(model.layers):
-        for node in layer._inbound_nodes:
+    """Return (count, operation) for each place in a flat model where a single tensor carries everything.
+
+    It is the output of the operation, and `count` layers lie up to there. Not every operation is a layer: the `+` of a
+    ConvNeXt block is none.
+    """
+    position = {operation.name: index for index, operation in enumerate(model.operations)}
+    last_use = [0] * len(position)
+    for index, operation in enumerate(model.operations):
+        for node in operation._inbound_nodes:
             for tensor in node.input_tensors:
                 source = position.get(tensor._keras_history.operation.name)
                 if source is not None:
                     last_use[source] = max(last_use[source], index)
-    return [cut for cut in range(1, len(model.layers)) if max(last_use[:cut]) <= cut]
+    counts = np.cumsum([isinstance(operation, layers.Layer) for operation in model.operations]).tolist()
+    return [(counts[cut], model.operations[cut]) for cut in range(1, len(position)) if max(last_use[:cut]) <= cut]
+
+
+def output(operation):
+    """Return the tensor that an operation of a flat model gives: of a nested model the outer one, not its own."""
+    return operation._inbound_nodes[0].output_tensors[0]
 
 
 def upper_half(trunk):
     """Return the index from which to thaw a trunk of which nothing else is known: half of its weights lie behind it."""
     behind = np.cumsum([layer.count_params() for layer in trunk.layers][::-1])[::-1]
-    return max(cut + 1 for cut in cuts(trunk)[:-1] if behind[cut + 1] >= behind[0] / 2)
+    return max(count for count, _ in cuts(trunk)[:-1] if behind[count] >= behind[0] / 2)
+
+
+def _first_weights(model):
+    return next((index for index, layer in enumerate(model.layers) if layer.weights), len(model.layers))
 
 
 def split(model):
@@ -142,10 +165,10 @@ def split(model):
     Raises ValueError where nothing, or everything, is frozen.
     """
     first = next((index for index, layer in enumerate(model.layers) if layer.trainable_weights), 0)
-    places = [cut for cut in cuts(model) if cut < first]
-    if not places or not any(layer.weights for layer in model.layers[: places[-1] + 1]):
+    places = [(count, operation) for count, operation in cuts(model) if _first_weights(model) < count <= first]
+    if not places:
         raise ValueError("the model needs a frozen start and a trainable end")
-    tensor = model.layers[places[-1]].output
+    tensor = output(places[-1][1])
     return keras.Model(model.inputs, tensor), keras.Model(tensor, model.outputs)
 
 

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from dataclasses import replace
 
-from lib import data, evaluation, project, training, transfer
+from lib import data, evaluation, gradcam, project, training, transfer
 
 import keras
 import numpy as np
@@ -90,17 +90,25 @@ def test_the_upper_half_holds_half_of_the_weights(name, first, thawed, mobilenet
     trunk = mobilenet if name == "MobileNetV2" else transfer.trunk(name, (32, 32, 3), 32, weights=None)[0]
     index = transfer.upper_half(trunk)
     assert (trunk.layers[index].name, len(trunk.layers) - index) == (first, thawed)
-    assert index - 1 in transfer.cuts(trunk)
+    assert index in [count for count, _ in transfer.cuts(trunk)]
     weights = [layer.count_params() for layer in trunk.layers]
     assert sum(weights[index:]) >= sum(weights) / 2
 
 
-def test_thaw_counts_from_the_end_and_knows_what_to_do_with_none():
-    """The last two layers, or the upper half of the weights."""
+@pytest.mark.parametrize(("wanted", "count"), [(2, 2), (0, 6), (54, 6), (18, 6)])
+def test_so_many_layers_are_thawed_as_leave_a_frozen_start(wanted, count):
+    """Or the upper half of the weights: VGG16 has 22 layers here, and the first with weights is the fifth."""
     trunk, _ = transfer.trunk("VGG16", (32, 32, 3), 32, weights=None)
-    for last, count in ((2, 2), (0, 6)):
-        transfer.thaw(trunk, last)
-        assert [layer.trainable for layer in trunk.layers] == [False] * (len(trunk.layers) - count) + [True] * count
+    assert transfer.last_layers(trunk, wanted) == count
+    transfer.freeze(trunk, until=-transfer.last_layers(trunk, 17))
+    assert len(transfer.split(trunk)[0].layers) == 5
+
+
+def test_a_size_too_small_for_a_backbone_is_one_line():
+    """It halves the image until nothing is left."""
+    with pytest.raises(data.DataError, match=r"InceptionV3 needs more than 32 pixels .*: set a larger size") as error:
+        transfer.trunk("InceptionV3", (32, 32, 3), 32, weights=None)
+    one_line(error)
 
 
 def test_images_are_enlarged_inside_the_model():
@@ -196,6 +204,20 @@ def test_the_cut_is_never_inside_a_residual(first, cut):
     transfer.freeze(model, until=[layer.name for layer in model.layers].index(first))
     prefix, _ = check_split(model, pictures(5, 8))
     assert prefix.layers[-1].name == cut
+
+
+def test_blocks_that_add_without_a_layer_are_not_cut_either():
+    """ConvNeXt's `+` is no layer, and its stem and its halvings are models of their own."""
+    trunk, _ = transfer.trunk("ConvNeXtTiny", (32, 32, 3), 32, weights=None)
+    x = layers.GlobalAveragePooling2D()(trunk.output)
+    model = keras.Model(trunk.input, layers.Dense(10, activation="softmax")(x))
+    for last in (48, 54, 0):
+        transfer.freeze(trunk, until=-transfer.last_layers(trunk, last))
+        prefix, tail = transfer.split(model)
+        assert prefix.trainable_weights == []
+        np.testing.assert_allclose(tail.predict(prefix.predict(pictures(), verbose=0), verbose=0),
+                                   model.predict(pictures(), verbose=0), rtol=1e-5)
+    assert gradcam.heatmaps(model, pictures(), np.arange(4), rows=2).shape == (4, 2, 2)
 
 
 def test_a_model_without_a_frozen_start_cannot_be_split():
