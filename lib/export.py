@@ -46,7 +46,7 @@ def export(kind, name=None, profile=None):
             failed.append(saved.name)
             print(f"{saved.name}: {error}", flush=True)
         else:
-            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on {IMAGES} images it differs from Keras by "
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on {IMAGES} images it differs from Keras in float32 by "
                   f"{difference:.0e} at most and names the same class in {same:.1%}", flush=True)  # fmt: skip
     if failed:
         raise ExportError(f"{len(failed)} of {len(models)} models were not exported: {', '.join(failed)}")
@@ -60,11 +60,16 @@ def missing(packages):
 def convert(model, path, kind, images):
     """Write a model to a file, and return (largest difference of a probability from Keras, share of equal classes).
 
+    Keras computes in float32 for that, too.
     Raises ExportError where it cannot be converted or differs by more than TOLERANCE; what was at `path` stays then.
     """
     from lib import evaluation, runtime
 
+    import keras
+
     model = as_float32(model)
+    inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
+    model = keras.Model(inputs, model(inputs, training=False))  # or `Resizing` has BatchNorm act as in training
     expected = evaluation.predict(model, images, BATCH)
     run = {"onnx": _run_onnx, "litert": _run_litert}[kind]
     with project.replacing(path) as temporary:
@@ -99,7 +104,7 @@ def as_float32(model):
 
 def images_for(saved, shape):
     """Return test images (256, *shape) uint8: of the data a model was trained on, else digits, else noise."""
-    name = saved.dataset if saved.dataset in data.NAMES and data.find_cifar(saved.dataset) else "digits"
+    name = known if data.find_cifar(known := saved.dataset.removesuffix(photo.RANDOM)) else "digits"
     images = np.ascontiguousarray(data.load_dataset(name, test_limit=IMAGES).test.images)
     if images.shape[1:] == shape:
         return images
