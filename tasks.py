@@ -248,12 +248,14 @@ def clean(_, cache=False):
 def _chosen(only):
     """Return the paths of all notebooks, or of those named in a text like 02,07."""
     paths = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    names = {path.stem for path in paths} if only is None else {name.strip().zfill(2) for name in only.split(",")}
-    unknown = names - {name for path in paths for name in (path.stem, path.stem[:2])}
-    if unknown:
+    if only is None:
+        return paths
+    wanted = [name.strip() for name in only.removesuffix(",").split(",")]
+    known = {name: path for path in paths for name in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}
+    if unknown := [name for name in wanted if name not in known]:
         there = ", ".join(path.stem for path in paths)
-        raise project.StudyError(f"there is no notebook {', '.join(sorted(unknown))}: choose from {there}")
-    return [path for path in paths if names & {path.stem, path.stem[:2]}]
+        raise project.StudyError(f"there is no notebook {', '.join(unknown) or 'without a name'}: choose from {there}")
+    return sorted({known[name] for name in wanted})
 
 
 def _dataset(text):
@@ -294,7 +296,7 @@ def _newest(profile, part):
     places = [project.REPORTS / name / part for name in ([profile] if profile else records.profiles())]
     folders = [folder for folder in places if folder.is_dir() and any(folder.iterdir())]
     if not folders:
-        option = f" --profile {profile}" if profile else ""
+        option = f" {records.options(profile)}" if profile else ""
         raise project.StudyError(f"nothing was run yet: start with `invoke run-all{option}`")
     return max(folders, key=lambda folder: folder.stat().st_mtime)
 

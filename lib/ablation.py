@@ -23,7 +23,11 @@ def climb(study, build, recipe, ingredients, data):
         tried, changed = network | arguments, replace(recipe, **settings)
         keras.utils.set_random_seed(study.seed)
         model = build(**tried)
-        run = _try(study, model, data, changed)
+        try:
+            run = training.trial(study, model, data, changed)
+        except RuntimeError as error:
+            print(error)
+            run = {"history": {"accuracy": [0.0], "val_accuracy": [0.0]}, "seconds": 0.0}
         accuracy = run["history"]["val_accuracy"][-1]
         kept = accuracy >= best
         if kept:
@@ -32,11 +36,3 @@ def climb(study, build, recipe, ingredients, data):
                        "validation accuracy": accuracy, "kept": kept, "parameters": model.count_params(),
                        "seconds": round(run["seconds"])})
     return network, recipe, pd.DataFrame(trials).round(3)
-
-
-def _try(study, model, data, recipe):
-    try:
-        return training.trial(study, model, data, recipe)
-    except RuntimeError as error:
-        print(error)
-        return {"history": {"accuracy": [0.0], "val_accuracy": [0.0]}, "seconds": 0.0}

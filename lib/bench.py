@@ -73,7 +73,7 @@ def read(profile):
 def run(profile, chosen, say):
     """Measure what is chosen, one after another; each result is kept as soon as it is there. Return what failed."""
     file, failed = path(profile), []
-    with tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"study-{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
         for name in chosen:
             if name in NEED_CIFAR10 and not data.find_cifar():
                 say(f"{name}: left out, CIFAR-10 is not in {data.keras_home() / 'datasets'}")

@@ -66,9 +66,9 @@ def _sprite(folder, recorded, dataset, places):
     digest = hashlib.sha256(f"{recorded['fingerprint']} {places.tolist()}".encode()).hexdigest()
     path = folder / f"contested-{digest[:12]}.webp"
     if not path.exists():
-        if not dataset or not len(places):
-            return None
         for outdated in folder.glob("contested-*.webp"):
             outdated.unlink()
+        if not dataset or not len(places):
+            return None
         project.atomic_write(path, pictures.sheet(dataset.test.images[places], quality=85))
     return path.name

@@ -63,7 +63,7 @@ class Split(NamedTuple):
 
     def take(self, rows):
         """Return the split with only these rows (a slice keeps the memory map, an index array copies)."""
-        return Split(self.images[rows], self.labels[rows], self.indices[rows])
+        return Split(*(array if array is None else array[rows] for array in self))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,9 @@ def find_or_download_cifar(name="cifar10"):
 
 
 def find_cifar(name="cifar10"):
-    """Return the path of CIFAR-10 or CIFAR-100 under the Keras home, extracted or as an archive, or None."""
+    """Return the path of CIFAR-10 or CIFAR-100 under the Keras home, extracted or as an archive; else None."""
+    if name not in ("cifar10", "cifar100"):
+        return None
     known = published(name)
     paths = (keras_home() / "datasets" / place for place in known.folders + known.archives)
     return next((path for path in paths if path.exists()), None)
@@ -209,7 +211,7 @@ def stamp(name):
         from lib import folders
 
         return folders.stamp(name)
-    path = find_cifar(name) if name in NAMES and name != "digits" else None
+    path = find_cifar(name)
     if path is None:
         return name
     files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -25,7 +25,7 @@ def sentences(profile, found):
     if group:
         pairs = [*filter(None, (part(group) for part in (_best, _from_scratch, _recipe, _fastest)))]
     else:
-        pairs = [("0 models", f"have a record of profile {profile}: invoke run-all --profile {profile} trains them.")]
+        pairs = [("0 models", f"have a record of this run: invoke run-all {records.options(profile)} trains them.")]
     pairs.append(_claims(profile, found))
     return [[part.replace(" %", "\N{NO-BREAK SPACE}%") for part in pair] for pair in pairs]
 

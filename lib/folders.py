@@ -129,7 +129,7 @@ def _subfolders(path):
 
 
 def _below(path):
-    """All files below a folder, sorted; links to folders count as files, so that none leads round in a circle."""
+    """All files below a folder, sorted; links to folders are left out, so that none leads round in a circle."""
     with os.scandir(path) as entries:
         found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in found:

@@ -59,7 +59,7 @@ def read(profile, notebook_path, dataset=None):
     Raises ParameterError where a name or a value does not fit the notebook.
     """
     declared = defaults(notebook_path)
-    merged = declared | ({"profile": results(profile, dataset)} if "profile" in declared else {})
+    merged = dict(declared)
     for stem, sharing in (("common", "[0-9][0-9]_*.ipynb"), (notebook_path.stem, notebook_path.name)):
         path = project.PARAMETERS / profile / f"{stem}.yaml"
         for name, value in parse(path).items():
@@ -68,13 +68,15 @@ def read(profile, notebook_path, dataset=None):
             elif not any(name in defaults(other) for other in notebook_path.parent.glob(sharing)):
                 near = difflib.get_close_matches(name, declared, 1) or [f"one of {', '.join(declared) or 'none'}"]
                 raise ParameterError(f"{relpath(path, project.ROOT)}: unknown parameter {name}: write {near[0]}")
-    return merged | ({"dataset": dataset} if dataset and "dataset" in declared else {})
+    given = {"profile": results(profile, dataset)} | ({"dataset": dataset} if dataset else {})
+    return merged | {name: value for name, value in given.items() if name in declared}
 
 
 def parse(path):
     """Return {name: value} of a parameter file; raises ParameterError where it is missing or holds anything else."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = {} if content is None else content
         if isinstance(content, dict) and all(isinstance(name, str) and name.isidentifier() for name in content):
             return content
         why = "must hold one `name: value` a line, nothing else"

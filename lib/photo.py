@@ -80,7 +80,7 @@ def trained(profile=None, names=(), missing_ok=False):
     if not found and missing_ok:
         return []
     if not found:
-        option = f" --profile {profile}" if profile else ""
+        option = f" {records.options(profile)}" if profile else ""
         with_it = f" with profile {profile}" if profile else ""
         raise ModelError(f"no model was trained yet{with_it}: `invoke run-all{option}` trains them")
     newest = max(found, key=lambda path: path.stat().st_mtime).parent

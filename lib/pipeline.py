@@ -65,7 +65,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
         stack.enter_context(alone(folder))
         _sweep(folder)
         stack.callback(_sweep, folder)
-        before = _json(folder / "run.json")
+        before = records.peek(folder / "run.json")
         if dataset and (before.get("dataset") or dataset) != dataset:
             what = f"{folder} holds results of {before['dataset']}"
             raise project.StudyError(f"{what}: rename it, or the folder of images")
@@ -74,9 +74,10 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
             options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
             on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
             _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
-        for task in (task for task in tasks if "own" in task and not (task["folder"] / "run.json").exists()):
-            about = {"line": f"{line}, seed {task['parameters']['seed']}"}
-            _write(task["folder"] / "run.json", **_json(folder / "run.json") | about)
+        for task in (task for task in tasks if "own" in task):
+            own = {"line": f"{line}, seed {task['parameters']['seed']}"}
+            if records.peek(task["folder"] / "run.json").get("line") != own["line"]:
+                _write(task["folder"] / "run.json", **records.peek(folder / "run.json") | own)
         stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
         refused = set()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,7 +85,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
         for reading in (False, True):  # the records that the first wave writes are an input of the second
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
-                task["digest"], marker = digest(task), _json(task["marker"])
+                task["digest"], marker = digest(task), records.peek(task["marker"])
                 if not force and marker.get("status") == "done" and marker.get("digest") == task["digest"]:
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
@@ -268,12 +269,12 @@ def _run_wave(client, tasks, show, stop, refused):
 
     run_id = tasks[0]["run"]
     client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
-    waiting, running = tasks[::-1], {}
+    waiting, running, reading = tasks[::-1], {}, reads_records(tasks[0]["path"])
     while (waiting or running) and not stop.wait(0.2):
         for reason in _admit(client, run_id, tasks[0]["folder"], refused):
             show.say(reason)
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
-        places, resources = _places(client, run_id, reads_records(tasks[0]["path"]))
+        places, resources = _places(client, run_id, reading)
         while waiting and len(running) < max(1, places):
             task = waiting.pop() | {"started": time.monotonic()}
             key = f"{task['name']}-{run_id}"
@@ -301,7 +302,7 @@ def _stop(run_id):
 
 def execute(task):
     """In a worker process: run one notebook, keep it as executed, and return its marker; never raises."""
-    marker, error = _json(task["marker"]), None
+    marker, error = records.peek(task["marker"]), None
     if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
         return marker
     task, messages = task | {"started": time.monotonic()}, _Messages(task)
@@ -345,7 +346,7 @@ def _kernel_manager(task, folder):
         def __init__(self, **settings):
             if task["run"] in _stopped:
                 raise InterruptedError
-            transport = "tcp" if os.name == "nt" else "ipc"
+            transport = "tcp" if os.name == "nt" or len(folder) > 80 else "ipc"  # the path of a socket must be short
             super().__init__(connection_file=f"{folder}/kernel.json", transport=transport, **settings)
             _kernels.setdefault(task["run"], []).append(self)
 
@@ -405,11 +406,3 @@ def _finish(task, error):
 def _write(path, **content):
     created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
     project.atomic_write(path, json.dumps(content | {"created": created}, indent=1) + "\n")
-
-
-def _json(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}

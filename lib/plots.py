@@ -1,5 +1,7 @@
 """Figures from what `evaluation` and `training` return; a notebook shows them with `show.figure` and alt text."""
 
+import itertools
+
 from lib import embedding, evaluation, gradcam
 
 import matplotlib.pyplot as plt
@@ -26,7 +28,7 @@ def learning_curves(histories, title):
 
 
 def _curves(axes, histories):
-    for colour, (name, history) in zip(PALETTE, histories.items(), strict=False):
+    for colour, (name, history) in zip(itertools.cycle(PALETTE), histories.items(), strict=False):
         epochs = np.arange(1, len(history["loss"]) + 1)
         for axis, curve, scale in ((axes[0], "accuracy", 100), (axes[1], "loss", 1)):
             axis.plot(epochs, scale * np.array(history[curve]), "--", color=colour)

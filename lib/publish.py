@@ -20,7 +20,7 @@ def publish(profile, folder):
     files but was not made here, and for a link that leads nowhere.
     """
     folder = Path(folder)
-    earlier = (folder / MARKER).read_text().split("\n") if (folder / MARKER).exists() else []
+    earlier = (folder / MARKER).read_text("utf-8").split("\n") if (folder / MARKER).exists() else []
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and "index.html" not in earlier)):
         raise project.StudyError(f"{folder} is not empty and was not made by `invoke publish`: choose another --folder")
     files = _files(profile, project.repository()) | {NOT_FOUND: site.not_found().encode()}

@@ -40,10 +40,13 @@ def profiles():
 
 def dataset(profile):
     """Return the name or path of the images that a run was on, or None where no run of the whole study says."""
-    try:
-        return json.loads((folder(profile) / "run.json").read_text(encoding="utf-8")).get("dataset")
-    except (OSError, ValueError, AttributeError):
-        return None
+    return peek(folder(profile) / "run.json").get("dataset")
+
+
+def options(profile):
+    """Return the options of `invoke run-all` that fill reports/<profile>."""
+    own = "full" if profile == "reference" else profile
+    return peek(folder(profile) / "run.json").get("options") or f"--profile {own}"
 
 
 def write(record, probabilities, labels):
@@ -125,9 +128,9 @@ def of_seeds(folder):
     """
     paths = []
     for marker in folder.glob("seeds/*/runs/[!.]*.json"):
-        if _said(marker, "digest") == _said(folder / "runs" / marker.name, "digest"):
+        if peek(marker).get("digest") == peek(folder / "runs" / marker.name).get("digest"):
             there = marker.parents[1].glob("records/[!.]*.json")
-            paths += [path for path in there if _said(path, "notebook", marker.stem) == marker.stem]
+            paths += [path for path in there if peek(path).get("notebook", marker.stem) == marker.stem]
     return sorted(paths)
 
 
@@ -201,11 +204,11 @@ def near_duplicates(profile, fingerprint, indices):
     return np.isin(indices, places)
 
 
-def _said(path, field, otherwise=None):
-    """A field of a JSON file that may be damaged or missing."""
+def peek(path):
+    """Return the dict in a JSON file, empty where it is damaged or missing."""
     with contextlib.suppress(RecordError):
-        return read_json(path).get(field, otherwise)
-    return otherwise
+        return read_json(path)
+    return {}
 
 
 def read_json(path):

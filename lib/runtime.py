@@ -56,7 +56,7 @@ def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", ret
     With `retrain`, experiments that have a record run again. Several devices that JAX finds train together, each on its
     part of a batch.
     """
-    threads = threads or os.cpu_count()
+    threads = threads or _cores()
     with quiet():
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -144,7 +144,14 @@ def device():
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, IndexError):
         name = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("model name\t: ")[1].splitlines()[0].strip()
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {_cores()} cores"
+
+
+def _cores():
+    """How many cores this process may use: a container or a job scheduler may grant fewer than there are."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
 
 
 def versions():

@@ -26,7 +26,7 @@ def new_notebook(name):
     path = project.NOTEBOOKS / f"{number}_{name}.ipynb"
     text = PATTERN.read_text(encoding="utf-8")
     words = {"NN_name": path.stem, "NN": number, "Title": title, "short-name": experiment}
-    project.atomic_write(path, re.sub("|".join(words), lambda match: words[match[0]], text))
+    project.atomic_write(path, re.sub(rf"\b({'|'.join(words)})\b", lambda match: words[match[0]], text))
     for profile, line in FIRST_LINES.items():
         project.atomic_write(project.PARAMETERS / profile / f"{path.stem}.yaml", line)
     _name_next(notebooks[-1], f"[{number} {title}]({path.name})")

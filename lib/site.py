@@ -62,11 +62,12 @@ def not_found():
 
 def _study(profile):
     folder = project.REPORTS / profile
-    records = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
-    cards = [_card(folder, path, records) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    found = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
+    cards = [_card(folder, path, found) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     runs = [card for card in cards if card["run"]]
-    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": records,
-                                         "cards": cards, "runs": runs, "bench": bench.read(profile)}
+    return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": found,
+                                         "cards": cards, "runs": runs, "bench": bench.read(profile),
+                                         "options": records.options(profile)}
 
 
 def _read(path):
@@ -97,7 +98,7 @@ def _card(folder, path, records):
         "name": path.stem, "source": source, "run": run, "marker": _read(folder / "runs" / f"{path.stem}.json"),
         "records": [record for record in records if Path(str(record.get("notebook"))).stem == path.stem],
         "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
-        "lead": " ".join(re.findall(r"(?m)^>\s?(.*)$", opening)),
+        "lead": " ".join(re.findall(r"(?m)^>[ \t]?(.*)$", opening)),
         **{role: [output["data"]["text/plain"].removeprefix("⚠ ") for output in outputs if output["role"] == role]
            for role in ("banner", "result")},
         "figures": [output for output in figures if output["role"] == "thumbnail"][-1:] or figures[:1],
@@ -141,8 +142,8 @@ def _compare(study):
         return {"comparison": comparepage.content(study["profile"], group, study["site"])}
 
     name = next(iter(group.values()))["dataset"]["name"]
-    there = name in data.NAMES and data.find_cifar(name) is not None  # or the page has no photos
-    inputs = [_code("comparepage.py", "findings.py"), study.get("line"), group, there]
+    there = data.find_cifar(name) is not None or any(study["site"].glob("contested-*.webp"))  # or it has no photos
+    inputs = [_code("comparepage.py", "findings.py", "pictures.py", "decks.yaml"), study.get("line"), group, there]
     return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
 
@@ -151,7 +152,8 @@ def _headings(study, card):
     text = (study["site"] / f"{card['name']}.html").read_text("utf-8")
     sections = re.findall(r'<h[2-4] id="([^"]+)">(.*?)<a class="anchor"', text)
     return [(card["title"], f"{card['name']}.html"), *(
-        (html.unescape(re.sub(r"<[^>]+>", "", title)), f"{card['name']}.html#{anchor}") for anchor, title in sections)]
+        (html.unescape(re.sub(r"<[^>]+>", "", title)), f"{card['name']}.html#{html.unescape(anchor)}")
+        for anchor, title in sections)]
 
 
 def _page(study, card):
@@ -176,7 +178,7 @@ def _bench(study):
         body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
         return values | {"body": body, "runs": [*study["runs"], card]}
 
-    inputs = [_code("bench.py", "benchpage.py"), study.get("line"), study["bench"]]
+    inputs = [_code("bench.py", "benchpage.py", "decks.yaml"), study.get("line"), study["bench"]]
     return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
 
 

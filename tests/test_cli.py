@@ -58,6 +58,8 @@ def refused(study, *arguments):
     ("run-all --profile huge", "there is no profile huge: choose one of quick, smoke"),
     ("run-all --only 99,02", "there is no notebook 99: choose from 02_two"),
     ("run 99 --profile smoke", "there is no notebook 99: choose from 02_two"),
+    ("run x --profile smoke", "there is no notebook x: choose from 02_two"),
+    ("run-all --only= --profile smoke", "there is no notebook without a name: choose from 02_two"),
     ("run-all --profile smoke --jobs 0", "--jobs must be 1 or more, not 0"),
     ("run-all --profile smoke --jobs two", "--jobs must be 1 or more, not two"),
     ("run-all --dataset nowhere", "nowhere: choose one of cifar10, cifar100, digits, or give the path of a folder"),

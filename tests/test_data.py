@@ -604,6 +604,14 @@ def cifar10():
     return data.load_dataset("cifar10")
 
 
+def test_only_cifar_is_looked_for(tmp_path, monkeypatch):
+    """Another name is not taken for CIFAR-100, which is there."""
+    (tmp_path / "datasets" / data.published("cifar100").folders[0]).mkdir(parents=True)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert data.find_cifar("cifar100") is not None
+    assert (data.find_cifar("cifar10"), data.find_cifar("digits"), data.find_cifar("/a/folder")) == (None, None, None)
+
+
 def test_real_cifar10_has_its_published_shape(cifar10):
     """50,000 images, a tenth of them for validation, and 10,000 to test; all classes alike."""
     assert str(cifar10).startswith("CIFAR-10: 45,000 / 5,000 / 10,000 images")

@@ -306,4 +306,4 @@ def test_the_pages_that_come_with_the_project_are_those_of_its_records(reports, 
         monkeypatch.setattr(data, "find_cifar", lambda *_, photos=photos: photos)
         monkeypatch.setattr(project, "atomic_write", lambda path, _, names=names: names.append(path.name))
         site.render("reference")
-    assert [] in drawn.values(), f"draw them anew by `invoke report --profile reference`: {drawn}"
+    assert list(drawn.values()) == [[], []], f"draw them anew by `invoke report --profile reference`: {drawn}"

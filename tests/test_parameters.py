@@ -37,8 +37,8 @@ def test_defaults_are_read_not_run(study):
 
 
 def test_the_notebooks_file_wins_over_common_and_common_over_defaults(study):
-    """The profile is the folder's name; whole numbers become floats where the default is one."""
-    study.parameters("common", "seed: 1\nepochs: 2\n", "quick")
+    """The profile is the folder's name, whatever a file says; whole numbers become floats where the default is one."""
+    study.parameters("common", "seed: 1\nepochs: 2\nprofile: full\n", "quick")
     study.parameters("02_two", "epochs: 3\nrate: 1\nlimit: [1, x]\nsizes: [8, 16]\nflag: false\n", "quick")
     values = parameters.read("quick", study.path)
     assert (values["seed"], values["epochs"], values["profile"], values["flag"]) == (1, 3, "quick", False)

@@ -42,6 +42,7 @@ def test_a_new_notebook_passes_all_checks_at_once(copy):
     run("pytest", "-q", "tests/test_notebooks.py", "-k", "14_my_idea or 13_your or each_notebook or quoted_numbers")
     run("ruff", "check", ".")
     assert "passed" in run("pytest", "-q", "--nbval-lax", "--nbval-current-env", str(path))
+    assert "You need [02 Baseline CNN]" in path.read_text(encoding="utf-8")
     assert [parameters.read(profile, path)["train_limit"] for profile in ("smoke", "quick", "full")] == [500, 5000, 0]
 
 
