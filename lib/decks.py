@@ -29,7 +29,7 @@ RESNET50_FLOPS = 7.7e9  # at 224 px, multiply and add counted as two (He et al. 
 
 @functools.cache
 def load():
-    """Return the content of `decks.yaml`: {"experiments", "own", "story", "classes", "confused", "inconsistent"}."""
+    """Return the content of `decks.yaml`: its parts, as it names them."""
     return yaml.safe_load(Path(__file__).with_name("decks.yaml").read_text(encoding="utf-8"))
 
 
@@ -138,6 +138,9 @@ def needed(number, record):
         return "the deck's backbone"
     if images["train"] + images["validation"] < 50_000 or images["test"] < 10_000:
         return "all of CIFAR-10"
+    settings = load()["experiments"].get(record["experiment"], {}).get("settings", {})
+    if any(record["settings"].get(name) != value for name, value in settings.items()):
+        return "the deck's settings"
     stopped = any(callback["name"] == "EarlyStopping" for callback in record["settings"].get("callbacks", ()))
     return None if number != "epochs" or stopped else "early stopping"
 
@@ -156,6 +159,9 @@ def ledger(found):
             rows.append(row | next((_odd(fault) for fault in faults if number in fault["number"]), {}))
         rows += [_claim(fault) for fault in faults if not fault["number"]]
     rows += [_claim(fault) for fault in _faults(None, found.get("C2"))]
+    for claim in load()["uncheckable"]:
+        rows.append({"deck": claim["deck"], "experiment": claim["experiment"], "number": "claim", "measured": "",
+                     "reported": claim["claim"], "verdict": f"not checkable here: {claim['needs']}", "note": ""})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -17,13 +17,18 @@ def metric(value, low=None, high=None):
     return {"value": value} | ({} if low is None else {"low": low, "high": high})
 
 
+def settings(experiment):
+    """Return what a record must say of an experiment to be judged."""
+    return decks.load()["experiments"].get(experiment, {}).get("settings", {})
+
+
 def record(experiment="B1", **changes):
     """Return a record of a full run on CIFAR-10; `changes` replace fields."""
     scores = {f"{score}_macro": metric(0.8, 0.79, 0.81) for score in decks.SCORES}
     history = {"accuracy": [0.5, 0.75, 0.8], "val_accuracy": [0.4, 0.74, 0.7]}
     return {"experiment": experiment, "notebook": "03_deeper_cnns", "pretrained": None,
             "dataset": {"name": "cifar10", "train": 45_000, "validation": 5_000, "test": 10_000},
-            "settings": {"callbacks": [{"name": "EarlyStopping"}]},
+            "settings": {"callbacks": [{"name": "EarlyStopping"}]} | settings(experiment),
             "model": {"total_parameters": 1000, "trainable_parameters": 900, "flops": 8e9},
             "metrics": {"accuracy": metric(0.8, 0.79, 0.81), "loss": metric(0.5, 0.48, 0.52), **scores},
             "training": {"epochs": 3, "seconds": 60.0, "history": history},
@@ -122,9 +127,16 @@ def test_what_a_verdict_needs(number, changes, expected):
     ("E7", "EfficientNetV2B0", True), ("E7", "EfficientNetB0", False), ("C2", "ResNet50", True), ("A1", None, True)])
 def test_another_backbone_is_not_compared_with_the_decks(experiment, backbone, same):
     """A notebook takes any; its experiments keep their names."""
-    found = record(experiment=experiment, settings={"backbone": backbone})
+    found = record(experiment, settings=settings(experiment) | {"backbone": backbone})
     assert decks.comparable(found) == same
     assert decks.needed("accuracy", found) == (None if same else "the deck's backbone")
+
+
+def test_other_settings_than_the_decks_are_not_judged():
+    """A ResNet of eight layers is no ResNet-20."""
+    assert decks.needed("accuracy", record("E5")) is None
+    assert decks.needed("accuracy", record("E5", settings={"depth": 8})) == "the deck's settings"
+    assert decks.needed("accuracy", record("E7", settings=settings("E7") | {"image_size": 96})) == "the deck's settings"
 
 
 def test_without_a_record_there_is_nothing_to_judge():
@@ -159,8 +171,9 @@ def test_every_number_is_in_the_ledger_once():
     """And every claim that is no number of a row; what is known of a row beside its numbers is not."""
     lines = decks.ledger({})
     rows = [(name, decks.NUMBERS[number][0]) for name, row in decks.load()["experiments"].items()
-            for number in set(row) - {"deck", "title", "notebook", "planned"}]
+            for number in set(row) - {"deck", "title", "notebook", "planned", "settings"}]
     odd = [(fault.get("experiment", ""), "claim") for fault in decks.load()["inconsistent"] if "number" not in fault]
+    odd += [(claim["experiment"], "claim") for claim in decks.load()["uncheckable"]]
     assert sorted(zip(lines["experiment"], lines["number"], strict=True)) == sorted(rows + odd)
 
 
@@ -168,7 +181,7 @@ def test_without_records_no_number_is_judged():
     """Only what is inconsistent in itself, each with its reason; the rest names the command, or the device."""
     lines = decks.ledger({})
     assert set(lines["verdict"]) == {"inconsistent in itself", "not checkable here: not run yet",
-                                     "not checkable here: the deck's device"}
+                                     "not checkable here: the deck's device", "not checkable here: the deck's photo"}
     assert not lines["measured"].any()
     by_verdict = {verdict: set(group["note"]) for verdict, group in lines.groupby("verdict")}
     assert by_verdict["not checkable here: the deck's device"] == {""}
@@ -211,7 +224,7 @@ def test_digits_and_random_weights_are_never_judged_nor_shown(changes, need):
     found = {name: record(name, **changes) for name in decks.load()["experiments"]}
     lines = decks.ledger(found)
     assert set(lines["verdict"]) == {"inconsistent in itself", f"not checkable here: {need}",
-                                     "not checkable here: the deck's device"}
+                                     "not checkable here: the deck's device", "not checkable here: the deck's photo"}
     assert not lines["measured"].any()
     forced = " --force" if need == "ImageNet weights" else ""  # the notebook ran, and nothing that it read has changed
     assert line(found, "B1")["note"] == f"invoke run-all --profile full --only 03{forced}"
