@@ -69,8 +69,12 @@ def code_cells(path):
 def network(name):
     """Return the network of a deck's row as its notebook builds it, for colour images of 32 pixels in ten classes."""
     notebook = decks.load()["experiments"][name]["notebook"]
-    some = data.Dataset("noise", tuple("0123456789"), "", "", noise(1), noise(1), noise(1))
-    return eval(NETWORKS[name], functions(notebook, images=some))
+    return eval(NETWORKS[name], functions(notebook, images=ten_classes()))
+
+
+def ten_classes():
+    """Return a data set in the form of CIFAR-10, with one image in each split."""
+    return data.Dataset("noise", tuple("0123456789"), "", "", noise(1), noise(1), noise(1))
 
 
 def backbone(name, size=96):
