@@ -48,7 +48,8 @@ def trunk(name, image_shape, size, weights="imagenet"):
     is the only thing that changes with it. Where they are neither in the Keras home nor to be downloaded, the trunk is
     random and `pretrained` says so: "imagenet" or "random".
 
-    Raises DataError where the name is unknown, the size too small for it, or a weights file is damaged.
+    Raises DataError where the name is unknown, a network of that size or with these weights cannot be built, or a
+    weights file is damaged.
     """
     if name not in known():
         raise DataError(f"there is no backbone {name}: choose one of {', '.join(known())}")
@@ -62,8 +63,7 @@ def trunk(name, image_shape, size, weights="imagenet"):
             return model, "imagenet"
         model = build(input_tensor=x, include_top=False, weights=None)
     except ValueError as error:
-        why = project.one_line(error)
-        raise DataError(f"{name} needs more than {size} pixels ({why}): set a larger size") from error
+        raise DataError(f"{name} cannot be built for {size} pixels: {project.one_line(error)}") from error
     _settle(model)
     return model, "random"
 
