@@ -106,7 +106,7 @@ def test_so_many_layers_are_thawed_as_leave_a_frozen_start(wanted, count):
 
 def test_a_size_too_small_for_a_backbone_is_one_line():
     """It halves the image until nothing is left; Keras says so."""
-    with pytest.raises(data.DataError, match="InceptionV3 cannot be built for 32 pixels: .*zero or negative") as error:
+    with pytest.raises(data.DataError, match="InceptionV3 cannot be built for 32 pixels: Comp") as error:
         transfer.trunk("InceptionV3", (32, 32, 3), 32, weights=None)
     one_line(error)
 
