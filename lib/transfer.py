@@ -131,16 +131,17 @@ def cuts(model):
     It is the output of the operation, and `count` layers lie up to there. Not every operation is a layer: the `+` of a
     ConvNeXt block is none.
     """
-    position = {operation.name: index for index, operation in enumerate(model.operations)}
+    operations = getattr(model, "operations", model.layers)  # a Sequential has layers alone
+    position = {operation.name: index for index, operation in enumerate(operations)}
     last_use = [0] * len(position)
-    for index, operation in enumerate(model.operations):
+    for index, operation in enumerate(operations):
         for node in operation._inbound_nodes:
             for tensor in node.input_tensors:
                 source = position.get(tensor._keras_history.operation.name)
                 if source is not None:
                     last_use[source] = max(last_use[source], index)
-    counts = np.cumsum([isinstance(operation, layers.Layer) for operation in model.operations]).tolist()
-    return [(counts[cut], model.operations[cut]) for cut in range(1, len(position)) if max(last_use[:cut]) <= cut]
+    counts = np.cumsum([isinstance(operation, layers.Layer) for operation in operations]).tolist()
+    return [(counts[cut], operations[cut]) for cut in range(len(operations)) if max(last_use[:cut], default=0) <= cut]
 
 
 def output(operation):

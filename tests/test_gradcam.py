@@ -46,6 +46,13 @@ def test_both_parts_together_are_the_model(last, residual):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(keras.ops.softmax(scores)), expected, rtol=1e-4)
 
 
+def test_a_sequential_model_has_maps_too():
+    """Its first layer may be its only convolution."""
+    model = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(6, 3, padding="same"),
+                              layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")])
+    assert gradcam.heatmaps(model, pictures().astype("float32"), np.arange(3)).shape == (3, 32, 32)
+
+
 def test_without_a_convolution_there_is_no_map():
     """A dense network looks at all pixels at once."""
     inputs = keras.Input((32, 32, 3), dtype="uint8")

@@ -99,6 +99,15 @@ def test_what_has_not_changed_is_kept_and_what_failed_is_tried_again(study):
     assert "75.0%" in out
 
 
+def test_a_deep_temporary_folder_is_no_obstacle(study, tmp_path):
+    """A socket's path may have about a hundred characters."""
+    deep = tmp_path.joinpath(*["folder"] * 14)
+    deep.mkdir(parents=True)
+    code, out, err = study.invoke("run", "02_two", "--profile", "smoke", TMPDIR=str(deep))
+    assert (code, err) == (0, ""), out
+    assert study.marker("02_two")["status"] == "done"
+
+
 def executed(study, name):
     """Return the last cell of a notebook as a run left it."""
     return nbformat.read(study.root / "reports" / "smoke" / "notebooks" / f"{name}.ipynb", 4).cells[-1]

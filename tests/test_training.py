@@ -280,6 +280,13 @@ def test_the_key_knows_how_layers_are_connected(noise, study):
     assert key(skip=True) != key(skip=False)
 
 
+def test_a_container_s_share_of_the_cores_is_named(monkeypatch):
+    """Dask knows what a container or a job scheduler grants; the machine may have more."""
+    monkeypatch.setattr(runtime, "_accelerators", list)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 3)
+    assert runtime.device().endswith(", 3 cores")
+
+
 @pytest.mark.parametrize(("capability", "precision"), [(7, "float32"), (8, "mixed_bfloat16"), (9.0, "mixed_bfloat16")])
 def test_bfloat16_is_taken_where_a_gpu_computes_in_it(monkeypatch, capability, precision):
     """A T4 does not."""
