@@ -185,14 +185,31 @@ def trial(study, model, data, recipe):
     It is kept in the cache, so a notebook that is run again shows it at once, whether it had come to its end or not;
     `model` is then left as it is. With `study.retrain` it is made again.
     """
-    plan = {**_decisive(study), "fingerprint": data.fingerprint, "settings": asdict(recipe)}
-    path = project.CACHE / "trials" / f"{_key(plan, model, data)}.json"
+    path = project.CACHE / "trials" / f"{_training_key(study, model, data, recipe)}.json"
     result = records.read_json(path) if path.exists() and not study.retrain else {}
     if not result:
         result = fit(model, data, recipe, seed=study.seed)
         project.atomic_write(path, json.dumps(result) + "\n")
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     return result
+
+
+def stage(study, model, data, recipe, callbacks=()):
+    """Return what `fit` returns for a training on whose weights the next one builds.
+
+    Its last checkpoint stays in the cache: a notebook that is run again, or was interrupted, goes on from there. With
+    `study.retrain` it begins anew.
+    """
+    key = _training_key(study, model, data, recipe, callbacks=_describe(callbacks))
+    path = project.CACHE / "checkpoints" / f"{key}.npz"
+    if study.retrain:
+        path.unlink(missing_ok=True)
+    return fit(model, data, recipe, callbacks, study.seed, path)
+
+
+def _training_key(study, model, data, recipe, **settings):
+    plan = {**_decisive(study), "fingerprint": data.fingerprint, "settings": asdict(recipe), **settings}
+    return _key(plan, model, data)
 
 
 def _decisive(study):

@@ -666,6 +666,23 @@ def test_a_trial_that_diverges_or_is_damaged_is_not_kept(attempt, cache):
         attempt()
 
 
+@pytest.mark.usefixtures("eager", "cache")
+def test_a_stage_is_trained_once_and_leaves_its_weights(noise, study, capsys):
+    """The next stage begins from them, whether they were trained or kept; `retrain` trains again."""
+    def run(rate=0.5, **changed):
+        keras.utils.set_random_seed(0)
+        model = network()
+        recipe = replace(LONG, learning_rate=rate)
+        result = training.stage(replace(study, **changed), model, noise, recipe, callbacks()[:1])
+        return result, digest(model), "epoch " in capsys.readouterr().out
+
+    *first, trained = run()
+    assert trained
+    assert run() == (*first, False)
+    assert run(rate=0.1)[2]
+    assert run(retrain=True)[2]
+
+
 # ---------------------------------------------------------------------------------------------- rotation, zoom, cutout
 
 
