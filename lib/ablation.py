@@ -1,6 +1,6 @@
-"""One ingredient at a time: what each is worth on validation data, and the recipe that comes of it.
+"""What an ingredient or a recipe is worth on validation data.
 
-Introduced in notebook 04.
+Introduced in notebook 04; `compare` in 08.
 """
 
 from dataclasses import replace
@@ -36,3 +36,17 @@ def climb(study, build, recipe, ingredients, data):
                        "validation accuracy": accuracy, "kept": kept, "parameters": model.count_params(),
                        "seconds": round(run["seconds"])})
     return network, recipe, pd.DataFrame(trials).round(3)
+
+
+def compare(study, part, candidates):
+    """Return a DataFrame with the outcome of one trial for each of the candidates {name: (*arguments, recipe)}.
+
+    `part(*arguments)` returns what the recipe is tried on: a model, or its thawed end, that always begins with the same
+    weights, and its data. Test images are not touched.
+    """
+    trials = []
+    for name, (*arguments, recipe) in candidates.items():
+        run = training.trial(study, *part(*arguments), recipe)
+        trials.append({"recipe": name, "training accuracy": run["history"]["accuracy"][-1],
+                       "validation accuracy": run["history"]["val_accuracy"][-1], "seconds": round(run["seconds"])})
+    return pd.DataFrame(trials).round(3)

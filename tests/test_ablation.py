@@ -53,3 +53,20 @@ def test_a_training_that_diverges_is_not_kept(climb, capsys):
     assert list(trials["kept"]) == [True, False, True]
     assert (recipe.learning_rate, recipe.label_smoothing) == (1e-3, 0.1)
     assert "the loss is not a number" in capsys.readouterr().out
+
+
+def test_candidates_are_compared_on_what_each_leaves_to_train(monkeypatch):
+    """The last epoch counts; the arguments before the recipe say what is trained."""
+    seen, accuracies = [], iter([0.5, 0.75])
+
+    def trial(study, model, data, recipe):
+        seen.append((study, model, data, recipe))
+        return {"history": {"accuracy": [0.1, 0.4], "val_accuracy": [0.9, next(accuracies)]}, "seconds": 1.2}
+
+    monkeypatch.setattr(training, "trial", trial)
+    longer = training.Recipe(epochs=2)
+    trials = ablation.compare("study", lambda last, frozen: (f"last {last}", f"maps {frozen}"),
+                              {"plain": (3, False, RECIPE), "longer": (6, True, longer)})
+    assert seen == [("study", "last 3", "maps False", RECIPE), ("study", "last 6", "maps True", longer)]
+    assert trials.to_dict("list") == {"recipe": ["plain", "longer"], "training accuracy": [0.4, 0.4],
+                                      "validation accuracy": [0.5, 0.75], "seconds": [1, 1]}
