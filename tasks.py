@@ -37,8 +37,9 @@ def command(**settings):
             try:
                 code = function(*arguments, **options)
             except KeyboardInterrupt:
-                text = "interrupted: finished notebooks are kept; run the same command again to go on"
-                raise Exit(text, 130) from None
+                again = "without --force " if options.get("force") else ""
+                raise Exit(f"interrupted: finished notebooks are kept; run the same command again {again}to go on",
+                           130) from None
             except project.StudyError as error:
                 raise Exit(f"error: {error}", 2) from None
             except OSError as error:  # no space, no permission
@@ -51,11 +52,11 @@ def command(**settings):
     return decorate
 
 
-@command(profile=PROFILE + DEFAULT_PROFILE, only="numbers or names: 02,07", force="run what has not changed, too",
-         jobs=JOBS, scheduler=SCHEDULER, dataset=DATASET)
+@command(profile=PROFILE + DEFAULT_PROFILE, only="numbers or names: 02,07", jobs=JOBS,
+         force="run and train what has not changed, too", scheduler=SCHEDULER, dataset=DATASET)
 def run_all(_, profile=None, only=None, force=False, jobs=None, scheduler=None, dataset=None):
     """Run the notebooks that have changed and build the web site."""
-    return _run(_chosen(only), profile, jobs, scheduler, dataset, force=force)
+    return _run(_chosen(only), profile, jobs, scheduler, dataset, force=force, retrain=force)
 
 
 @command(seeds="how many: the profile's own and the next ones", only="names: 02,05 (default: all that train)",
@@ -96,7 +97,7 @@ def _number(option, text):
 @command(notebook="its number or name", profile=PROFILE, dataset=DATASET)
 def run(_, notebook, profile=None, dataset=None):
     """Run one notebook, changed or not: invoke run 02."""
-    return run_all.body(_, profile, notebook, force=True, dataset=dataset)
+    return _run(_chosen(notebook), profile, None, None, dataset, force=True)
 
 
 TRAINED = RUN + " (default: the one trained last)"

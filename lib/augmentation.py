@@ -80,7 +80,7 @@ def turn_images(images, rotation, zoom, generator):
     turned = keras.ops.image.affine_transform(
         images.astype(np.float32), np.stack(transforms, axis=1).astype(np.float32), "bilinear", "reflect",
         data_format="channels_last")
-    return np.rint(keras.ops.convert_to_numpy(turned)).astype(images.dtype)
+    return _like(images, turned)
 
 
 def cut_out(images, size, generator):
@@ -101,4 +101,10 @@ def shrink(images, size):
         return images
     scaled = keras.ops.image.resize(images.astype(np.float32), (size, size), "bilinear", antialias=True,
                                     data_format="channels_last")
-    return np.rint(keras.ops.convert_to_numpy(scaled)).astype(images.dtype)
+    return _like(images, scaled)
+
+
+def _like(images, values):
+    """The values as an array of the images' kind: pixels are whole numbers, cached features are not."""
+    values = keras.ops.convert_to_numpy(values)
+    return (np.rint(values) if np.issubdtype(images.dtype, np.integer) else values).astype(images.dtype)

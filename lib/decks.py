@@ -189,7 +189,8 @@ def details(found, predictions):
     for experiment, pairs in confused.items():
         for true, predicted, images in pairs:
             label, answer = names.index(true), names.index(predicted)
-            metric = _share(ours[experiment][label, answer], 1000) if experiment in ours else None
+            matrix = ours.get(experiment)
+            metric = None if matrix is None else _share(matrix[label, answer], matrix[label].sum())
             row = _row(experiment, "confused", images / 1000, found.get(experiment), metric)
             rows.append(row | {"number": f"{true} → {predicted}"})
     return pd.DataFrame(rows, columns=COLUMNS)

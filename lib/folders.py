@@ -93,7 +93,11 @@ def _files(root):
     try:
         folders, files, classes = _subfolders(root), [], {}
         names = {folder.name.lower() for folder in folders}
-        splits = "train" in {SPLIT_NAMES.get(name) for name in names} and names <= set(SPLIT_NAMES)
+        known = {SPLIT_NAMES.get(name) for name in names} - {None}
+        splits = "train" in known and names <= set(SPLIT_NAMES)
+        if "train" in known and len(known) > 1 and not splits:
+            raise data.DataError(f"{root} has folders of splits, and beside them {min(names - set(SPLIT_NAMES))}: take "
+                                 "that away")
         for part in folders if splits else [root]:
             split = SPLIT_NAMES[part.name.lower()] if splits else None
             for folder in _subfolders(part):

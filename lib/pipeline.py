@@ -41,8 +41,10 @@ def trains(path):
     return {"profile", "seed", "retrain"} <= parameters.defaults(path).keys()
 
 
-def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, dataset=None, seeds=1):
+def run(profile, line, paths, show, force=False, retrain=False, jobs=None, scheduler=None, dataset=None, seeds=1):
     """Run the notebooks at `paths` that have changed, or with `force` all of them, and draw their pages.
+
+    What they have trained is kept where nothing that decides it has changed, unless they shall `retrain`.
 
     With a `dataset`, they take that instead of their profile's, and the results go to a folder of its own. Those that
     train run with so many `seeds`: the profile's own, and the numbers after it, each with a folder inside that one.
@@ -89,7 +91,7 @@ def run(profile, line, paths, show, force=False, jobs=None, scheduler=None, data
                 if not force and marker.get("status") == "done" and marker.get("digest") == task["digest"]:
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
-                if force and "retrain" in task["parameters"]:
+                if retrain and "retrain" in task["parameters"]:
                     task["parameters"]["retrain"] = True
                 wave.append(task)
             if wave:

@@ -130,7 +130,8 @@ class Checkpoint(keras.callbacks.Callback):
         if self.path is None or not np.isfinite(logs["loss"]):
             return
         state["callbacks"] = [{name: value for name, value in vars(callback).items()
-                               if isinstance(value, (int, float)) and not name.startswith("_")}
+                               if isinstance(value, (int, float)) and not name.startswith("_")
+                               and name != "min_delta"}  # Keras gives it its sign at first use
                               for callback in self.watched]
         arrays = {f"variable{index}": keras.ops.convert_to_numpy(variable)
                   for index, variable in enumerate(self._variables())}
@@ -170,7 +171,8 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
             break
     if not np.isfinite(state["history"]["loss"]).all():
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
-    if model.optimizer.use_ema:  # Keras judges the last epoch before it puts the averaged weights in their place
+    averaging = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it to scale the loss
+    if averaging.use_ema:  # Keras judges the last epoch before it puts the averaged weights in their place
         with runtime.quiet():
             last = model.evaluate(*validation, verbose=0, return_dict=True)
         for name, value in last.items():
@@ -303,11 +305,7 @@ def _summary(record):
 
 def _key(plan, model, data):
     """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, our code."""
-    place = {layer.name: index for index, layer in enumerate(model.layers)}
-    architecture = [(type(layer).__name__, layer.get_config() | {"name": None},
-                     [place.get(tensor._keras_history.operation.name) for node in layer._inbound_nodes
-                      for tensor in node.input_tensors]) for layer in model.layers]
-    digest = hashlib.sha256(repr((plan, architecture, runtime.versions())).encode())
+    digest = hashlib.sha256(repr((plan, _architecture(model), runtime.versions())).encode())
     for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
         digest.update(np.ascontiguousarray(array))
     for module in (augmentation, corruptions, evaluation, models, optimizers, transfer, sys.modules[__name__]):
@@ -315,10 +313,20 @@ def _key(plan, model, data):
     return digest.hexdigest()[:16]
 
 
+def _architecture(model):
+    """What a model is made of, without the names that Keras counts up in each session."""
+    place = {layer.name: index for index, layer in enumerate(model.layers)}
+    return [(type(layer).__name__,
+             _architecture(layer) if isinstance(layer, keras.Model) else layer.get_config() | {"name": None},
+             [place.get(tensor._keras_history.operation.name) for node in layer._inbound_nodes
+              for tensor in node.input_tensors]) for layer in model.layers]
+
+
 def _kept(profile, name, key, saved):
     """The finished run of this key, or None."""
-    path = records.folder(profile) / "records" / f"{name}.json"
-    if not (path.exists() and saved.exists()):
+    folder = records.folder(profile)
+    path = folder / "records" / f"{name}.json"
+    if not (path.exists() and saved.exists() and (folder / "predictions" / f"{name}.npz").exists()):
         return None
     record = records.read(path)
     if record.get("key") != key or record.get("weights") != _checksum(saved):  # or: it was cut short between the two
@@ -337,6 +345,11 @@ def _checksum(saved):
 
 def _describe(callbacks):
     """Callbacks with their settings, for the record."""
-    shown = ("monitor", "patience", "factor", "min_lr", "restore_best_weights")
-    return [{"name": type(callback).__name__} | {key: vars(callback)[key] for key in shown if key in vars(callback)}
-            for callback in callbacks]
+    shown = ("monitor", "mode", "patience", "factor", "min_lr", "min_delta", "cooldown", "baseline",
+             "start_from_epoch", "restore_best_weights")
+    described = []
+    for callback in callbacks:
+        known = {key: value for key, value in vars(callback).items() if key in shown}
+        known |= {"min_delta": abs(known["min_delta"])} if "min_delta" in known else {}  # Keras turns its sign
+        described.append({"name": type(callback).__name__} | known)
+    return described

@@ -162,10 +162,11 @@ def _first_weights(model):
 def split(model):
     """Return (prefix, tail): the frozen start of a flat model, and the rest, which share the model's weights.
 
-    The cut is the last place before the first trainable layer where a single tensor carries everything.
-    Raises ValueError where nothing, or everything, is frozen.
+    The cut is the last place before the first trainable layer where a single tensor carries everything; a Dropout that
+    is not frozen counts as one. Raises ValueError where nothing, or everything, is frozen.
     """
-    first = next((index for index, layer in enumerate(model.layers) if layer.trainable_weights), 0)
+    trained = [layer.trainable_weights or (layer.trainable and layer._seed_generators) for layer in model.layers]
+    first = next((index for index, at_work in enumerate(trained) if at_work), 0) if model.trainable_weights else 0
     places = [(count, operation) for count, operation in cuts(model) if _first_weights(model) < count <= first]
     if not places:
         raise ValueError("the model needs a frozen start and a trainable end")
@@ -242,13 +243,13 @@ def _limit():
 
 
 def _make_room(size):
-    """Delete features, those used longest ago first, until `size` more bytes keep to the limit.
+    """Delete features and checkpoints, those used longest ago first, until `size` more bytes keep to the limit.
 
     A file that another process has mapped stays readable there until it lets go; what one is writing stays.
     """
     project.sweep((project.CACHE / "features").rglob(".*"))
     known = []
-    for path in (project.CACHE / "features").rglob("*.npy"):
+    for path in [*(project.CACHE / "features").rglob("*.npy"), *(project.CACHE / "checkpoints").glob("*.npz")]:
         with contextlib.suppress(FileNotFoundError):  # another process makes room as well
             known.append((path.stat().st_mtime, path.stat().st_size, path))
     excess = size + sum(length for _, length, _ in known) - _limit()

@@ -151,6 +151,15 @@ def test_run_runs_even_what_has_not_changed(study):
     assert study.marker("02_two")["run"] != before
 
 
+def test_only_force_trains_again(fresh):
+    """`run` runs the notebook, which keeps what it has trained; an interrupted one would begin anew otherwise."""
+    fresh.notebook("03_three", "print(retrain)", "retrain = False\n")
+    for command, trains in ((("run", "03"), False), (("run-all", "--only", "03", "--force"), True)):
+        code, _, err = fresh.invoke(*command, "--profile", "smoke")
+        assert (code, err) == (0, "")
+        assert fresh.marker("03_three")["parameters"]["retrain"] is trains
+
+
 def test_report_draws_the_run_that_is_newest(study):
     """And prints where."""
     index = study.root / "reports" / "smoke" / "site" / "index.html"

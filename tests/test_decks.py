@@ -275,9 +275,9 @@ def test_the_arithmetic_of_c2(found, arithmetic):
 # ---------------------------------------------------------------------------------------------- classes and pairs
 
 
-def answers(wrong):
-    """Return probabilities and labels of 10,000 images, 1,000 a class, with {(true, predicted): images} errors."""
-    labels = np.repeat(np.arange(10), 1000)
+def answers(wrong, images=1000):
+    """Return probabilities and labels of so many images of each class, with {(true, predicted): images} errors."""
+    labels = np.repeat(np.arange(10), images)
     predicted = labels.copy()
     for (true, answer), count in wrong.items():
         place = np.flatnonzero((labels == CLASSES.index(true)) & (predicted == labels))[:count]
@@ -313,6 +313,8 @@ def test_confused_pairs_are_compared():
     assert pairs.loc["dog → cat"].to_list() == ["73", "40 [30, 54]", "exceeded"]
     assert pairs.loc["cat → dog", "verdict"] == "reproduced"
     assert pairs.loc["deer → horse"].to_list() == ["18", "60 [47, 76]", "not reached"]
+    small = decks.details({"E7": record("E7")}, lambda name: answers({("dog", "cat"): 2}, images=50))
+    assert small.set_index("number").loc["dog → cat", "measured"].startswith("40 [")  # in 1,000, too
 
 
 def test_a_class_that_is_never_called_scores_zero():

@@ -145,6 +145,16 @@ def test_a_class_may_be_called_train(tmp_path):
     assert data.load_dataset(tmp_path).class_names == ("car", "train")
 
 
+@pytest.mark.parametrize("names", [("train", "test", "annotations"), ("Training", "val", "models")])
+def test_a_folder_beside_the_splits_is_no_class(tmp_path, names):
+    """Nor would the splits be classes then, which is what nobody wants."""
+    for name in names:
+        write(tmp_path / name / "a")
+        write(tmp_path / name / "b")
+    with pytest.raises(data.DataError, match=f"folders of splits, and beside them {names[2]}: take that away$"):
+        data.load_dataset(tmp_path)
+
+
 def test_a_class_without_test_images_is_said(tmp_path):
     """It is no reason to stop."""
     for name in ("train/a", "train/b", "test/a"):

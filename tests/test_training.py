@@ -189,6 +189,15 @@ def test_images_are_shrunk(noise):
         assert (images == 77).all()
 
 
+@pytest.mark.parametrize("change", [lambda maps: augmentation.shrink(maps, 4),
+                                    lambda maps: augmentation.turn_images(maps, 10, 0.1, np.random.default_rng(0))])
+def test_features_are_no_whole_numbers(change):
+    """Cached ones take the place of images."""
+    changed = change(np.full((2, 8, 8, 3), 0.25, np.float16))
+    assert changed.dtype == np.float16
+    np.testing.assert_allclose(changed, 0.25, rtol=1e-3)
+
+
 def test_small_images_come_first(noise, monkeypatch):
     """An equal share of the epochs for each size."""
     seen = []
@@ -254,8 +263,10 @@ def test_training_reports_curves_seconds_and_a_line_per_epoch(noise, capsys):
     assert " · val accuracy " in lines[1]
 
 
-def test_the_last_accuracy_is_that_of_the_weights_that_stay(noise):
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # which wraps the optimizer in another
+def test_the_last_accuracy_is_that_of_the_weights_that_stay(noise, precision):
     """Where weights are averaged, Keras puts the averages in their place after it has judged the last epoch."""
+    keras.config.set_dtype_policy(precision)
     recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, options={"use_ema": True, "ema_momentum": 0.9})
     model, result = trained(noise, recipe)
     loss, accuracy = model.evaluate(
@@ -278,6 +289,32 @@ def test_the_key_knows_how_layers_are_connected(noise, study):
 
     assert key(skip=True) == key(skip=True)
     assert key(skip=True) != key(skip=False)
+
+
+def test_the_key_knows_no_name_that_keras_made_up(noise):
+    """It counts them up in a session, also inside a model that is a layer of another."""
+    def key(units=4):
+        inputs = keras.Input((8, 8, 3))
+        model = keras.Model(inputs, keras.Sequential([layers.Flatten(), layers.Dense(units)])(inputs))
+        model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
+        return training._key({}, model, noise)
+
+    assert key() == key()
+    assert key() != key(units=5)
+
+
+@pytest.mark.parametrize("changed", [{"min_delta": 0.1}, {"start_from_epoch": 3}, {"baseline": 0.5}, {"mode": "max"}])
+def test_the_key_knows_what_the_callbacks_are_set_to(changed):
+    """And not what they have seen: Keras turns the sign of min_delta at first use."""
+    stop = keras.callbacks.EarlyStopping("val_loss", min_delta=0.01)
+    before = training._describe([stop])
+    model = network()
+    model.compile(loss="mse")
+    stop.set_model(model)
+    stop.on_train_begin()
+    stop.on_epoch_end(0, {"val_loss": 1.0})
+    assert training._describe([stop]) == before
+    assert training._describe([keras.callbacks.EarlyStopping("val_loss", **{"min_delta": 0.01} | changed)]) != before
 
 
 def test_a_container_s_share_of_the_cores_is_named(monkeypatch):
@@ -431,7 +468,7 @@ def test_a_finished_experiment_is_kept(lab, capsys):
 
 @pytest.mark.usefixtures("eager")
 def test_another_start_or_recipe_is_trained_again(lab, study, noise, reports, monkeypatch):
-    """Recipe, seed, setting, precision, data, code, a missing model; or because it was asked for."""
+    """Recipe, seed, setting, precision, data, code, a missing model or answers; or because it was asked for."""
     plain = replace(RECIPE, epochs=1, batch_size=40)
     assert lab(plain)[2] == 1
     assert lab(plain)[2] == 0
@@ -442,8 +479,9 @@ def test_another_start_or_recipe_is_trained_again(lab, study, noise, reports, mo
     assert lab(plain)[2] == 1
     assert lab(plain, study=replace(study, retrain=True))[2] == 1
     assert lab(plain)[2] == 0
-    (reports / "smoke" / "models" / "A1.keras").unlink()
-    assert lab(plain)[2] == 1
+    for lost in ("models/A1.keras", "predictions/A1.npz"):
+        (reports / "smoke" / lost).unlink()
+        assert lab(plain)[2] == 1, lost
     code = project.code_of
     monkeypatch.setattr(project, "code_of", lambda path: code(path) + ("changed" if "training" in path else ""))
     assert lab(plain)[2] == 1
@@ -582,6 +620,20 @@ def test_an_interrupted_training_goes_on_to_the_same_result(noise, tmp_path, rec
     again, result = run(tmp_path / "state.npz")  # killed after the last epoch, before the record was written
     assert result["history"] == expected["history"]
     assert digest(again) == digest(whole)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_resumed_callback_asks_for_as_much_as_before(noise, tmp_path):
+    """No epoch is better by 10, so the rate falls after each; Keras must not turn the sign of min_delta twice."""
+    def run(path, *more):
+        keras.utils.set_random_seed(0)
+        reduce = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, min_delta=10)
+        return training.fit(network(), noise, LONG, [reduce, *more], checkpoint=path)["history"]["learning_rate"]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state.npz", Stop(2))
+    halved = [0.05 / 2 ** max(0, epoch - 1) for epoch in range(6)]
+    assert run(tmp_path / "state.npz") == run(None) == pytest.approx(halved)
 
 
 @pytest.mark.usefixtures("eager")

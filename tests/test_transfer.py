@@ -229,6 +229,20 @@ def test_a_model_without_a_frozen_start_cannot_be_split():
     transfer.freeze(model)
     with pytest.raises(ValueError):
         transfer.split(model)
+    dropped = keras.Model(inputs, layers.Dropout(0.5)(model(inputs)))
+    with pytest.raises(ValueError):
+        transfer.split(dropped)
+
+
+def test_dropout_in_front_of_the_head_is_trained_with():
+    """In the frozen prefix it would do nothing."""
+    inputs = keras.Input((4,))
+    trunk = keras.Model(inputs, layers.Dropout(0.1, name="of the trunk")(layers.Dense(3)(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dropout(0.5, name="of the head")(trunk.output)))
+    transfer.freeze(trunk)
+    prefix, tail = transfer.split(model)
+    assert [layer.name for layer in prefix.layers][-1] == "of the trunk"
+    assert [layer.name for layer in tail.layers][1] == "of the head"
 
 
 # ---------------------------------------------------------------------------------------------- BatchNorm
@@ -377,8 +391,14 @@ def test_what_was_used_longest_ago_makes_room(prefix, noise, cache, monkeypatch)
     leftover = cache / "features" / "other" / f"{project.UNFINISHED}{2**30}-train-0.npy"  # of no process there is
     leftover.parent.mkdir()
     leftover.write_bytes(bytes(1000))
-    for age, path in enumerate([leftover, *cache.rglob("train-*")]):
+    abandoned = cache / "checkpoints" / "0123.npz"  # of a training that nobody goes on with
+    abandoned.parent.mkdir()
+    abandoned.write_bytes(bytes(10))
+    for age, path in enumerate([abandoned, leftover, *cache.rglob("train-*")]):
         os.utime(path, (age, age))
+    monkeypatch.setenv("STUDY_CACHE_GB", str((size + 1005) / 1e9))
+    transfer.cache(prefix, noise, parts=("validation",))
+    assert abandoned.exists()  # nothing new, so nothing needs room
     monkeypatch.setenv("STUDY_CACHE_GB", str((size + 500) / 1e9))
     written = leftover.with_name(project.unfinished("train-0.npy"))  # by this process, so it is not touched
     written.write_bytes(b"")
@@ -386,7 +406,7 @@ def test_what_was_used_longest_ago_makes_room(prefix, noise, cache, monkeypatch)
     transfer.cache(prefix, noise, parts=("validation",))
     assert leftover.exists()
     transfer.cache(prefix, replace(noise, fingerprint="4567"), parts=("validation",))
-    assert written.exists() and not leftover.exists()
+    assert written.exists() and not leftover.exists() and not abandoned.exists()
     written.unlink()
     assert sorted(path.name.split("-")[0] for path in cache.rglob("*.npy")) == ["test", "validation", "validation"]
     np.testing.assert_allclose(first.train.images, prefix.predict(noise.train.images, verbose=0), rtol=5e-4, atol=1e-5)
