@@ -266,9 +266,12 @@ def test_training_reports_curves_seconds_and_a_line_per_epoch(noise, capsys):
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # which wraps the optimizer in another
 def test_the_last_accuracy_is_that_of_the_weights_that_stay(noise, precision):
     """Where weights are averaged, Keras puts the averages in their place after it has judged the last epoch."""
-    keras.config.set_dtype_policy(precision)
     recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, options={"use_ema": True, "ema_momentum": 0.9})
-    model, result = trained(noise, recipe)
+    keras.config.set_dtype_policy(precision)
+    try:
+        model, result = trained(noise, recipe)
+    finally:
+        keras.config.set_dtype_policy("float32")
     loss, accuracy = model.evaluate(
         noise.validation.images, keras.utils.to_categorical(noise.validation.labels, 4), verbose=0)
     assert result["history"]["val_loss"][-1] == pytest.approx(loss, abs=2e-6)
