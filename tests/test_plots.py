@@ -68,3 +68,11 @@ def test_class_names_keep_apart(classes):
         assert not overlapping(fig, axis.get_xticklabels())
         assert not overlapping(fig, axis.get_yticklabels())
         assert {label.get_rotation() for label in axis.get_yticklabels()} == {0}
+
+
+def test_a_single_epoch_is_seen():
+    """A line through one point is not; and no epoch stands between whole ones."""
+    history = {curve: [0.5] for curve in ("accuracy", "val_accuracy", "loss", "val_loss")}
+    fig = plots.learning_curves({"A": history}, "Curves")
+    assert {line.get_marker() for axis in fig.axes for line in axis.lines} == {".", "o"}
+    assert all(tick == int(tick) for axis in fig.axes for tick in axis.get_xticks())
