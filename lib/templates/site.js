@@ -64,7 +64,7 @@ all("article table, .sortable").forEach(table => {
 });
 
 function filter(rows, before) {
-  const input = make("input", {type: "search", placeholder: "Words in any column"});
+  const input = make("input", {type: "search"});
   const output = make("output", {}, `${rows.length} rows`);
   input.oninput = () => {
     before();
@@ -72,7 +72,7 @@ function filter(rows, before) {
     rows.forEach(row => row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)));
     output.value = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
   };
-  return make("p", {class: "filter"}, make("label", {}, "Filter ", input), " ", output);
+  return make("p", {class: "filter"}, make("label", {}, "Rows with the words ", input), " ", output);
 }
 
 // What goes on to the right is faded there until it is scrolled to its end.
