@@ -30,12 +30,12 @@ def learning_curves(histories, title):
 def _curves(axes, histories):
     for colour, (name, history) in zip(itertools.cycle(PALETTE), histories.items(), strict=False):
         epochs = np.arange(1, len(history["loss"]) + 1)
-        mark = "." if len(epochs) == 1 else ""  # one epoch makes no line: a ring for training, a dot for validation
+        style = {"color": colour}
+        if len(epochs) == 1:  # one epoch makes no line: a ring for training, a dot for validation
+            style |= {"marker": ".", "markersize": 12}
         for axis, curve, scale in ((axes[0], "accuracy", 100), (axes[1], "loss", 1)):
-            axis.plot(epochs, scale * np.array(history[curve]), "--", marker=mark, markersize=12, color=colour,
-                      markerfacecolor="none")
-            axis.plot(epochs, scale * np.array(history[f"val_{curve}"]), "-", marker=mark, markersize=12, color=colour,
-                      label=name)
+            axis.plot(epochs, scale * np.array(history[curve]), "--", markerfacecolor="none", **style)
+            axis.plot(epochs, scale * np.array(history[f"val_{curve}"]), "-", label=name, **style)
         best = int(np.argmax(history["val_accuracy"]))
         axes[0].plot(epochs[best], 100 * history["val_accuracy"][best], "o", color=colour)
     for axis, name, unit in zip(axes, ("accuracy", "loss"), ("accuracy (%)", "cross-entropy (nats)"), strict=True):
