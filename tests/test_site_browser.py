@@ -276,6 +276,11 @@ def test_compare_by_keyboard(page, folder):
     tab_to(page, "#kind")
     page.keyboard.press("ArrowDown")
     assert page.locator("#pictures li").count() == 0  # only A2 right: never
+    page.select_option("#kind", index=3)
+    page.select_option("#second", index=0)
+    page.select_option("#first", index=0)  # both are A2-own
+    assert page.inner_text("#kind option:checked") == "both wrong, with different answers"
+    assert page.inner_text("#shown").startswith("0 of 0")
 
 
 def test_without_javascript_nothing_is_lost(browser, folder):

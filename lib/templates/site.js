@@ -194,13 +194,13 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
       + [first, second].map(({name, smoothing}) => `${smoothing} for ${name}`).join(" and ") + "."));
     one("#confusion-table").replaceChildren(confusion(a, b));
 
-    const kinds = {"all on which they differ": differ, [`only ${names[0]} right`]: place => aRight(place) && !bRight(place),
-      [`only ${names[1]} right`]: place => !aRight(place) && bRight(place),
-      "both wrong, with different answers": place => differ(place) && !aRight(place) && !bRight(place)};
+    const kinds = [["all on which they differ", differ], [`only ${names[0]} right`, place => aRight(place) && !bRight(place)],
+      [`only ${names[1]} right`, place => !aRight(place) && bRight(place)],
+      ["both wrong, with different answers", place => differ(place) && !aRight(place) && !bRight(place)]];
     const chosen = Math.max(kind.selectedIndex, 0);
-    kind.replaceChildren(...Object.keys(kinds).map(name => make("option", {}, name)));
+    kind.replaceChildren(...kinds.map(([name]) => make("option", {}, name)));
     kind.selectedIndex = chosen;
-    const test = Object.values(kinds)[chosen], found = pictures.filter(test);
+    const test = kinds[chosen][1], found = pictures.filter(test);
     one("#shown").textContent = sprite ? `${Math.min(found.length, 48)} of ${count(test)}, those on which most models differ`
       : `images: ${count(test)}; their pictures are shown where this page is rendered with the data at hand`;
     one("#pictures").replaceChildren(...(sprite ? found.slice(0, 48) : []).map(place => {
