@@ -241,7 +241,8 @@ def clean(_, cache=False):
     for folder in runs:
         with pipeline.alone(folder):  # says whose run would lose its results
             pass
-    for folder in runs + [project.CACHE] * (cache and project.CACHE.exists()):
+    kept = [project.CACHE / part for part in project.CACHED] if cache else []  # whatever else is there is not ours
+    for folder in runs + [folder for folder in kept if folder.exists()]:
         shutil.rmtree(folder)
         print(f"deleted {folder}")
 
@@ -263,7 +264,7 @@ def _dataset(text):
     """Return a data set as notebooks find it: its name, or the absolute path of its folder."""
     from lib import data, folders
 
-    return text if text in data.NAMES else str(folders.path_of(Path(text).expanduser().absolute()))
+    return text if text in data.NAMES else str(folders.path_of(project.expanded(text).absolute()))
 
 
 def choose_profile(requested=None, dataset=None):
@@ -277,7 +278,11 @@ def choose_profile(requested=None, dataset=None):
     if requested and requested not in known:
         raise parameters.ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
     profile, requested = requested or "quick", requested or dataset
-    dataset = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset", "digits")
+    common = project.PARAMETERS / profile / "common.yaml"
+    dataset = dataset or parameters.parse(common).get("dataset", "digits")
+    if not isinstance(dataset, str):
+        where = os.path.relpath(common, project.ROOT)
+        raise parameters.ParameterError(f"{where}: dataset must be a name or the path of a folder, not {dataset!r}")
     if dataset not in data.NAMES:
         images = data.load_dataset(dataset)
         return profile, "; ".join([f"profile {profile} on {images}", *images.problems]).rstrip(".")

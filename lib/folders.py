@@ -8,10 +8,9 @@ import os
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-from lib import data, pictures, project
+from lib import data, pictures, project, records
 
 import numpy as np
 
@@ -52,7 +51,19 @@ def load(name, large=False):
     if not folder.exists():
         with data.appearing(folder) as new:
             _decode(root, files, new)
+        _forget(folder, root)
     return data.cached(folder, f"images{LARGE if large else SMALL}")
+
+
+def _forget(newest, root):
+    """Delete what the cache holds of a folder of images as it was before."""
+    for folder in newest.parent.glob(f"{data.slug(root)}-*"):
+        if folder != newest and records.peek(folder / "meta.json").get("source") == _source(root):
+            shutil.rmtree(folder, ignore_errors=True)  # Windows keeps what another process reads
+
+
+def _source(root):
+    return f"from {_clean(str(root))}"
 
 
 def stamp(name):
@@ -67,7 +78,7 @@ def _stamp(root, files):
 
 def path_of(name):
     """Return the absolute path of a folder of images; relative ones count from the project's root."""
-    root = project.ROOT / Path(name).expanduser()
+    root = project.ROOT / project.expanded(name)
     if not root.is_dir():
         if root.exists():
             raise data.DataError(f"{root} is a file: give the folder whose subfolders hold the images of the classes")
@@ -184,7 +195,7 @@ def _decode(root, files, new):
     for size in list(maps):
         del maps[size]  # Windows keeps what is mapped
         (new / f"all{size}.npy").unlink()
-    data.write_meta(new, data.Dataset(display_name(root), tuple(classes), f"from {_clean(str(root))}",
+    data.write_meta(new, data.Dataset(display_name(root), tuple(classes), _source(root),
                                       digest.hexdigest()[:16], None, None, None, tuple(problems)))  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def open_photo(source, name=None):
     2000, which are decoded by libraries of their own, 10 to 20.
     Raises PhotoError where it is missing, not an image, damaged, or larger than what Pillow takes for a bomb.
     """
-    name, path = name or str(source), source if isinstance(source, bytes) else Path(source).expanduser()
+    name, path = name or str(source), source if isinstance(source, bytes) else project.expanded(source)
     try:
         if not isinstance(path, bytes) and not path.is_file():
             kind = "is a folder: name a photo in it" if path.is_dir() else "is not there: check the path"

@@ -18,13 +18,24 @@ sys.modules.setdefault("rfc3987_syntax", None)
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ROOT / "parameters"
-CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache"))
-REPORTS = Path(os.environ.get("STUDY_REPORTS", ROOT / "reports"))
+for _variable in ("STUDY_CACHE", "STUDY_REPORTS", "KERAS_HOME"):
+    if os.environ.get(_variable):  # notebooks, which inherit it, work in a folder of their own
+        os.environ[_variable] = str(Path(os.environ[_variable]).absolute())
+CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache")
+CACHED = ("checkpoints", "datasets", "features", "trials")  # the folders in it
+REPORTS = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports")
 UNFINISHED = f".{platform.node()}~"  # with a process's id, how the names of files begin that are being written
 
 
 class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
+
+
+def expanded(path):
+    """Return a path with the home folder for ~, or as it is where there is no such user."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def repository():

@@ -13,6 +13,7 @@ import numpy as np
 
 SCHEMA = 1
 NEAR_DUPLICATES = "near_duplicates.json"
+PARTS = (("records", ".json"), ("predictions", ".npz"), ("models", ".keras"))  # what an experiment leaves
 LARGEST = 2**30  # bytes of predictions: five times those of 100,000 images in 1,000 classes
 REQUIRED = {"schema": int, "experiment": str, "notebook": str, "profile": str, "seed": int, "created": str,
             "commit": str, "versions": dict, "device": str, "dataset": dict, "pretrained": (str, type(None)),
@@ -35,7 +36,8 @@ def folder(profile):
 def profiles():
     """Return the names under which runs are kept: the profiles, and folders such as flowers-quick, of other images."""
     named = {path.name for path in project.PARAMETERS.iterdir() if path.is_dir()}
-    return sorted(named | {path.parent.name for path in project.REPORTS.glob("*/run.json")} - {"reference"})
+    runs = {path.parent.name for path in project.REPORTS.glob("*/run.json") if "line" in peek(path)}
+    return sorted(named | runs - {"reference"})
 
 
 def dataset(profile):
@@ -124,14 +126,23 @@ def read_all(profile):
 def of_seeds(folder):
     """Return the paths of the records that `invoke sweep` made with other seeds of what `folder` holds, sorted.
 
-    Those of a notebook count while it has run with that seed as it last ran with the profile's own.
+    Those of a notebook count where it has run to its end with that seed, as it last did with the profile's own: one
+    that failed may have left older ones.
     """
     paths = []
     for marker in folder.glob("seeds/*/runs/[!.]*.json"):
-        if peek(marker).get("digest") == peek(folder / "runs" / marker.name).get("digest"):
+        ended = [peek(path) for path in (marker, folder / "runs" / marker.name)]
+        if {run.get("status") for run in ended} == {"done"} and ended[0].get("digest") == ended[1].get("digest"):
             there = marker.parents[1].glob("records/[!.]*.json")
             paths += [path for path in there if peek(path).get("notebook", marker.stem) == marker.stem]
     return sorted(paths)
+
+
+def made_by(notebook, folder):
+    """Return the paths of what a notebook's experiments have left in the folder of a run, sorted."""
+    names = [path.stem for path in (folder / "records").glob("[!.]*.json") if peek(path).get("notebook") == notebook]
+    paths = [folder / part / f"{name}{ending}" for name in names for part, ending in PARTS]
+    return sorted(path for path in paths if path.exists())
 
 
 def over_seeds(profile):

@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(reports):
 def test_a_process_of_its_own():
     """It knows the project and the variables that it is given; its failure is its last line."""
     code = "import os, lib.project; print(os.environ['STUDY_CACHE'], lib.project.ROOT)"
-    assert bench.call([sys.executable, "-c", code], "/", STUDY_CACHE="x") == f"x {project.ROOT}\n"
+    assert bench.call([sys.executable, "-c", code], "/", STUDY_CACHE="x") == f"/x {project.ROOT}\n"
     with pytest.raises(project.StudyError, match=r"^ValueError: no luck$"):
         bench.call([sys.executable, "-c", "raise ValueError('no luck')"], "/")
 

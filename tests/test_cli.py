@@ -63,6 +63,7 @@ def refused(study, *arguments):
     ("run-all --profile smoke --jobs 0", "--jobs must be 1 or more, not 0"),
     ("run-all --profile smoke --jobs two", "--jobs must be 1 or more, not two"),
     ("run-all --dataset nowhere", "nowhere: choose one of cifar10, cifar100, digits, or give the path of a folder"),
+    ("run-all --dataset ~nobody.here/x", "~nobody.here/x: choose one of cifar10, cifar100, digits"),
     ("run 02 --profile smoke --dataset tasks.py", "tasks.py is a file: give the folder whose subfolders hold"),
     ("run-all --profile smoke --dataset .", "has too few images that can be read"),
     ("sweep --profile smoke --seeds 0", "--seeds must be 1 or more, not 0"),
@@ -93,6 +94,13 @@ def test_all_parameters_are_checked_before_anything_starts(fresh):
     assert error == "error: parameters/smoke/03_three.yaml: unknown parameter epoch: write epochs\n"
     (fresh.root / "parameters" / "smoke" / "02_two.yaml").unlink()
     assert "02_two.yaml is missing" in refused(fresh, "run-all", "--profile", "smoke")
+
+
+@pytest.mark.parametrize("value", ["", "2024"])
+def test_a_data_set_that_is_no_text_is_one_line(fresh, value):
+    """In a parameter file, where YAML reads numbers and nothing."""
+    fresh.parameters("common", f"dataset: {value}\n")
+    assert "dataset must be" in refused(fresh, "run-all", "--profile", "smoke")
 
 
 def test_a_damaged_notebook_is_one_line(fresh):
@@ -246,14 +254,16 @@ def test_test_runs_tests_and_notebooks_without_touching_a_run(fresh):
 
 
 def test_clean_deletes_runs_but_not_the_reference(fresh):
-    """The cache only if asked."""
-    for folder in ("reports/smoke/runs", "reports/reference/site", ".cache/datasets"):
+    """The cache only if asked, and nothing that is somebody else's."""
+    for folder in ("reports/smoke/runs", "reports/reference/site", "reports/other", ".cache/datasets"):
         (fresh.root / folder).mkdir(parents=True)
+    (fresh.root / "reports" / "other" / "run.json").write_text("{}")
+    (fresh.root / ".cache" / "mine").touch()
     assert fresh.invoke("clean")[0] == 0
-    assert [path.name for path in (fresh.root / "reports").iterdir()] == ["reference"]
-    assert (fresh.root / ".cache").exists()
+    assert sorted(path.name for path in (fresh.root / "reports").iterdir()) == ["other", "reference"]
+    assert (fresh.root / ".cache" / "datasets").exists()
     assert fresh.invoke("clean", "--cache")[0] == 0
-    assert not (fresh.root / ".cache").exists()
+    assert [path.name for path in (fresh.root / ".cache").iterdir()] == ["mine"]
 
 
 def test_clean_takes_nothing_from_a_run_that_goes_on(fresh):

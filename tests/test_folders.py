@@ -305,6 +305,7 @@ def test_the_second_time_nothing_is_decoded(photos, monkeypatch):
     os.utime(photos / "cats" / "000.png", ns=(1, 1))
     assert data.load_dataset(photos).fingerprint != first.fingerprint
     assert len(opened) == 20
+    assert len(list(folders.project.CACHE.glob("datasets/*"))) == 1  # what it was before takes no room
 
 
 def test_images_stay_on_disk(photos):
@@ -347,7 +348,7 @@ def test_a_run_of_ones_own_images_has_a_folder_of_its_own(photos, monkeypatch, r
     assert tasks.choose_profile("smoke", str(photos))[1].startswith("profile smoke on photos: 14 / 2 / 4 images")
     assert "photos-quick" not in records.profiles()
     (reports / "photos-quick").mkdir(parents=True)
-    (reports / "photos-quick" / "run.json").write_text("{}")
+    (reports / "photos-quick" / "run.json").write_text('{"line": ""}')
     assert "photos-quick" in records.profiles()
     assert records.dataset("photos-quick") is records.dataset("quick") is None
     (reports / "photos-quick" / "run.json").write_text('{"dataset": "/photos"}')

@@ -248,6 +248,7 @@ def test_a_path_that_leads_nowhere_is_one_line(tmp_path):
     """Or to a folder, a pipe, or what may not be read."""
     os.mkfifo(tmp_path / "pipe")
     for path, says in ((tmp_path / "no.jpg", "is not there: check the path"), (tmp_path, "is a folder"),
+                       ("~nobody.here/no.jpg", "is not there"),
                        (tmp_path / "pipe", "is not there"), (tmp_path / ("x" * 300), "cannot be read")):
         with pytest.raises(pictures.PhotoError, match=says) as error:
             pictures.open_photo(path)
