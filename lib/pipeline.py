@@ -88,7 +88,7 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
                 task["digest"], marker = digest(task), records.peek(task["marker"])
-                if not force and marker.get("status") == "done" and marker.get("digest") == task["digest"]:
+                if not force and _whole(task, marker):
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
                 if retrain and "retrain" in task["parameters"]:
@@ -98,6 +98,13 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
                 client = client or _connect(stack, scheduler, jobs, wave, folder)
                 threading.Thread(target=site.warm_up).start()
                 _run_wave(client, wave, show, stop, refused)
+
+
+def _whole(task, marker):
+    """Whether a notebook has run like this to its end, and all that it made is still there."""
+    made = [Path("notebooks", task["path"].name), *marker.get("made", ())]
+    return (marker.get("status") == "done" and marker.get("digest") == task["digest"]
+            and all((task["folder"] / path).exists() for path in made))
 
 
 def _seeded(task, seed):
@@ -340,7 +347,9 @@ def _kernel_manager(task, folder):
     from jupyter_client.kernelspec import KernelSpec
 
     search = os.pathsep.join(filter(None, (str(task["root"]), os.environ.get("PYTHONPATH"))))
-    environment = {"PYTHONPATH": search, "STUDY_REPORTS": str(task["reports"]), "STUDY_CACHE": str(task["cache"])}
+    sparing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # kernels share a GPU
+    environment = {name: os.environ.get(name, value) for name, value in sparing.items()}
+    environment |= {"PYTHONPATH": search, "STUDY_REPORTS": str(task["reports"]), "STUDY_CACHE": str(task["cache"])}
 
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=40"]), env=environment)
@@ -396,7 +405,9 @@ def _finish(task, error):
     """Write and return the marker of a notebook that has run."""
     marker = {"notebook": task["path"].stem, "status": "failed" if error else "done", "digest": task["digest"],
               "seconds": round(time.monotonic() - task["started"], 1), "error": error,
-              "parameters": task["parameters"], "run": task["run"]}  # fmt: skip
+              "parameters": task["parameters"], "run": task["run"],
+              "made": [path.relative_to(task["folder"]).as_posix()
+                       for path in records.made_by(task["path"].stem, task["folder"])]}  # fmt: skip
     try:
         if task["run"] not in _stopped:
             _write(task["marker"], **marker)

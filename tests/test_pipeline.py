@@ -99,6 +99,27 @@ def test_what_has_not_changed_is_kept_and_what_failed_is_tried_again(study):
     assert "75.0%" in out
 
 
+def test_what_was_deleted_is_made_again(study):
+    """As our messages ask for where something is damaged."""
+    study.notebook("01_one")
+    study.invoke("run-all", "--profile", "smoke")
+    for path in ("records/02_two.json", "notebooks/02_two.ipynb"):
+        (study.root / "reports" / "smoke" / path).unlink()
+        code, out, _ = study.invoke("run-all", "--profile", "smoke")
+        assert (code, ran(out)) == (0, ["02_two"])
+        assert (study.root / "reports" / "smoke" / path).exists()
+
+
+def test_relative_folders_count_from_where_the_command_runs(study):
+    """Not from where notebooks work. A variable that is empty names none."""
+    code, out, _ = study.invoke("run-all", "--profile", "smoke", STUDY_REPORTS="out", STUDY_CACHE="")
+    assert (code, "50.0%" in out) == (0, True)
+    assert (study.root / "out" / "smoke" / "records" / "02_two.json").exists()
+    assert not (study.root / "notebooks" / "out").exists()
+    assert study.invoke("clean", "--cache", STUDY_CACHE="")[0] == 0
+    assert (study.root / "tasks.py").exists()
+
+
 def test_a_deep_temporary_folder_is_no_obstacle(study, tmp_path):
     """A socket's path may have about a hundred characters."""
     deep = tmp_path.joinpath(*["folder"] * 14)
@@ -409,7 +430,7 @@ def test_a_worker_that_joins_a_run_takes_part_if_it_is_like_the_others(study, cl
 
 
 def test_a_sweep_runs_every_seed_once(study, monkeypatch):
-    """In folders of their own; seeds whose notebook has changed since are not compared with its new results."""
+    """In folders of their own; what failed, or ran before its notebook changed, is not compared with new results."""
     study.notebook("02_two", toy.TRAIN + "\nassert seed != 2", "retrain = False\n")
     monkeypatch.setattr(project, "REPORTS", study.root / "reports")
     code, out, err = study.invoke("sweep", "--seeds", "2", "--only", "02", "--profile", "smoke")
@@ -424,7 +445,7 @@ def test_a_sweep_runs_every_seed_once(study, monkeypatch):
     assert "seeds/2/02_two failed: AssertionError" in out
     found = records.over_seeds("smoke")["02_two"]
     assert [(record["seed"], record["profile"]) for record in found] == [
-        (0, "smoke"), (1, "smoke/seeds/1"), (2, "smoke/seeds/2"), (3, "smoke/seeds/3")]
+        (0, "smoke"), (1, "smoke/seeds/1"), (3, "smoke/seeds/3")]
 
     study.parameters("02_two", "rate: 0.75\n")
     assert ran(study.invoke("run-all", "--profile", "smoke")[1]) == ["02_two", "12_last"]
