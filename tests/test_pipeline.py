@@ -298,7 +298,8 @@ class Cluster:
         self.root, self.folders, self.processes = study.root, folders, []
         self.file = folders.mktemp("cluster") / "scheduler.json"
         self.start("scheduler", "--port", "0")
-        self.address = wait_for(lambda: self.file.exists() and json.loads(self.file.read_text())["address"])
+        written = wait_for(lambda: self.file.exists() and self.file.read_text())  # it exists before it holds anything
+        self.address = json.loads(written)["address"]
 
     def start(self, what, *options, before=(), **variables):
         """Start a process and return it; `before` stands before its command."""
