@@ -37,9 +37,7 @@ def command(**settings):
             try:
                 code = function(*arguments, **options)
             except KeyboardInterrupt:
-                again = "without --force " if options.get("force") else ""
-                raise Exit(f"interrupted: finished notebooks are kept; run the same command again {again}to go on",
-                           130) from None
+                raise Exit("interrupted", 130) from None
             except project.StudyError as error:
                 raise Exit(f"error: {error}", 2) from None
             except OSError as error:  # no space, no permission
@@ -79,8 +77,13 @@ def _run(paths, profile, jobs, scheduler, dataset, **options):
     jobs, dataset = jobs and _number("jobs", jobs), dataset and _dataset(dataset)  # complain before a download begins
     profile, line = choose_profile(profile, dataset)
     show, name = Progress(), parameters.results(profile, dataset)
-    with show.live:
-        pipeline.run(profile, line, paths, show, jobs=jobs, scheduler=scheduler, dataset=dataset, **options)
+    try:
+        with show.live:
+            pipeline.run(profile, line, paths, show, jobs=jobs, scheduler=scheduler, dataset=dataset, **options)
+    except KeyboardInterrupt:
+        again = "without --force " if options.get("retrain") else ""
+        raise Exit(f"interrupted: finished notebooks are kept; run the same command again {again}to go on",
+                   130) from None
     show.summary(name)
     for place in sorted({Path(row).parent for row in show.rows} - {Path()}):
         site.render(f"{name}/{place.as_posix()}")
@@ -249,7 +252,7 @@ def clean(_, cache=False):
 
 def _chosen(only):
     """Return the paths of all notebooks, or of those named in a text like 02,07."""
-    paths = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    paths = project.notebooks()
     if only is None:
         return paths
     wanted = [name.strip() for name in only.removesuffix(",").split(",")]
@@ -270,13 +273,14 @@ def _dataset(text):
 def choose_profile(requested=None, dataset=None):
     """Return (profile, a line saying which data it uses and why); what was asked for never falls back.
 
-    A folder of images is read into the cache, so that what is wrong with it is said before anything starts.
+    A folder of images is read into the cache, so that what is wrong with it is said before anything starts. Raises
+    ParameterError for an unknown profile or data set, and DataError where the data cannot be had.
     """
     from lib import data, parameters
 
-    known = sorted(path.name for path in project.PARAMETERS.iterdir() if path.is_dir())
-    if requested and requested not in known:
-        raise parameters.ParameterError(f"there is no profile {requested}: choose one of {', '.join(known)}")
+    if requested and requested not in project.profiles():
+        raise parameters.ParameterError(f"there is no profile {requested}: choose one of "
+                                        f"{', '.join(project.profiles())}")
     profile, requested = requested or "quick", requested or dataset
     common = project.PARAMETERS / profile / "common.yaml"
     dataset = dataset or parameters.parse(common).get("dataset", "digits")
@@ -292,7 +296,7 @@ def choose_profile(requested=None, dataset=None):
         if requested:
             raise
         profile, dataset, why = "smoke", "digits", str(error).split(": ")[0]  # the rest says how to mend it
-    return profile, f"profile {profile} on {DATASETS.get(dataset, dataset)} ({why})"
+    return profile, f"profile {profile} on {DATASETS[dataset]} ({why})"
 
 
 def _newest(profile, part):
@@ -309,8 +313,7 @@ def _newest(profile, part):
 
 def _call(*arguments, reports=None):
     """Run a command in the project's root; with `reports`, notebooks write there instead of into a run's folder."""
-    search = os.pathsep.join(filter(None, (str(project.ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": search} | ({"STUDY_REPORTS": reports} if reports else {})
+    environment = os.environ | {"PYTHONPATH": project.search_path()} | ({"STUDY_REPORTS": reports} if reports else {})
     return subprocess.call([str(argument) for argument in arguments], cwd=project.ROOT, env=environment)
 
 

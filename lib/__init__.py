@@ -2,7 +2,7 @@
 
 Floors; a module imports only such as stand before it:
     project · pictures · show                      paths, atomic writes, the base of all errors; pictures; cell outputs
-    data · folders · records · parameters          images and results in files; `data` hands a path to `folders`
+    data · records · folders · parameters          images and results in files; `data` hands a path to `folders`
     decks · findings · waterfall                   what the decks say, what the records say to it
     runtime · models · transfer · augmentation ·
     optimizers                                     build models and what they are fed with

@@ -44,7 +44,10 @@ MEASURE = project.ROOT / "tests" / "measurements.py"
 
 
 def names(only=None):
-    """Return the names of all measurements, or of those in a text like data_load,prediction."""
+    """Return the names of all measurements, or of those in a text like data_load,prediction.
+
+    Raises StudyError for one that there is not.
+    """
     chosen = list(MEASUREMENTS) if only is None else [name.strip() for name in only.split(",")]
     unknown = [name for name in chosen if name not in MEASUREMENTS]
     if unknown:
@@ -55,18 +58,22 @@ def names(only=None):
 
 def path(profile):
     """Return where the results of a profile lie; raises StudyError where there is no such profile."""
-    known = [folder.name for folder in project.PARAMETERS.iterdir() if folder.is_dir()] + ["reference"]
+    known = [*project.profiles(), "reference"]
     if profile not in known:
-        raise project.StudyError(f"there is no profile {profile}: choose one of {', '.join(sorted(known))}")
+        raise project.StudyError(f"there is no profile {profile}: choose one of {', '.join(known)}")
     return project.REPORTS / profile / "bench.json"
 
 
 def read(profile):
-    """Return a profile's results {name: {"median_ratio", "low", "high", "repeats", …}}, empty if there are none."""
+    """Return a profile's results {name: {"median_ratio", "low", "high", "repeats", …}}, empty if there are none.
+
+    Those of measurements that there are no more are left out. Raises StudyError where the file is damaged.
+    """
     file = project.REPORTS / profile / "bench.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return {name: dict(found[name]) for name in MEASUREMENTS if name in found}
+    except (ValueError, TypeError):
         raise project.StudyError(f"{file} is damaged: delete it and run `invoke bench` again") from None
 
 
@@ -87,8 +94,8 @@ def run(profile, chosen, say):
                 say(f"{name}: failed: {error}")
                 continue
             result = judged(name, result) | {"took_seconds": round(time.monotonic() - start, 1)}
-            results = read(profile) | {name: result}
-            results = {known: results[known] for known in MEASUREMENTS if known in results}
+            found = read(profile) | {name: result}
+            results = {known: found[known] for known in MEASUREMENTS if known in found}
             project.atomic_write(file, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
             say(f"{name}: {one_line(result)} in {result['took_seconds']:.0f} s")
     return failed
@@ -114,8 +121,7 @@ def call(command, cwd, **variables):
 
     Raises StudyError with the last line of what went wrong. At Ctrl-C what was started is ended.
     """
-    search = os.pathsep.join(filter(None, (str(project.ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": search} | variables
+    environment = os.environ | {"PYTHONPATH": project.search_path()} | variables
     with subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
         try:

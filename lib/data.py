@@ -131,8 +131,11 @@ def load_dataset(name, train_limit=None, test_limit=None, large=False):
 
     A limit keeps a stratified part: every smaller part is contained in every larger one, and the validation set
     shrinks in proportion to the training set. Images have 32 pixels a side; with `large`, for networks that were
-    trained on large photos, those of a folder have 128. Raises DataError where the data is missing, damaged or unknown.
+    trained on large photos, those of a folder have 128. Raises DataError where the data is missing, damaged or unknown,
+    and for a limit below 0.
     """
+    if min(train_limit or 0, test_limit or 0) < 0:
+        raise DataError("train_limit and test_limit must be numbers of images, or 0, which takes all")
     if name == "digits":
         data = _load_digits()
     elif name in NAMES:
@@ -198,7 +201,10 @@ def title(name):
 
 
 def slug(name):
-    """Return a data set's name as a part of a file name: letters, digits, dots, hyphens."""
+    """Return a data set's name as a part of a file name: letters, digits, dots, hyphens, underscores.
+
+    Raises DataError where a path leads to no folder.
+    """
     from lib import folders
 
     name = name if name in NAMES else folders.display_name(folders.path_of(name))
@@ -266,7 +272,10 @@ def _load_cifar(name):
 
 
 def cached(folder, images="images"):
-    """Return the memory-mapped Dataset in a folder of the cache; `images` begins the names of the files to take."""
+    """Return the memory-mapped Dataset in a folder of the cache; `images` begins the names of the files to take.
+
+    Raises DataError where the folder is damaged.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         meta = {name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()}
@@ -285,7 +294,10 @@ def write_meta(folder, data):
 
 @contextlib.contextmanager
 def appearing(folder):
-    """Yield an empty folder that takes the place of `folder` whole, or not at all on an error."""
+    """Yield an empty folder that takes the place of `folder` whole, or not at all on an error.
+
+    Raises DataError where it cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=project.unfinished("")) as temporary:

@@ -77,7 +77,10 @@ def _stamp(root, files):
 
 
 def path_of(name):
-    """Return the absolute path of a folder of images; relative ones count from the project's root."""
+    """Return the absolute path of a folder of images; relative ones count from the project's root.
+
+    Raises data.DataError where there is none.
+    """
     root = project.ROOT / project.expanded(name)
     if not root.is_dir():
         if root.exists():
@@ -111,8 +114,12 @@ def _files(root):
                                  "that away")
         for part in folders if splits else [root]:
             split = SPLIT_NAMES[part.name.lower()] if splits else None
+            seen = set()
             for folder in _subfolders(part):
                 label = _clean(folder.name)
+                if label in seen:  # names that are not UTF-8 may read alike
+                    raise data.DataError(f"{root} has two folders whose names both read {label}: rename one")
+                seen.add(label)
                 classes.setdefault(split, set()).add(label)
                 for entry in _below(folder):
                     state = entry.stat()
@@ -205,6 +212,7 @@ def _map(path, count, size):
 
 def _fill(maps, root, files):
     """Decode every file into its place in the maps; return for each what is wrong with it, or None."""
+    from dask.system import CPU_COUNT
     from tqdm.auto import tqdm
 
     def decode(index):
@@ -216,7 +224,7 @@ def _fill(maps, root, files):
             images[index] = photo.shrunk(size)
         return None
 
-    executor = ThreadPoolExecutor(min(8, os.cpu_count()))  # Pillow lets other threads run while it decodes
+    executor = ThreadPoolExecutor(min(8, CPU_COUNT))  # Pillow lets other threads run while it decodes
     try:
         with warnings.catch_warnings(action="ignore"):  # each thread sets this, and might undo it for the others
             return list(tqdm(executor.map(decode, range(len(files))), f"reading {root.name}", len(files), leave=False,

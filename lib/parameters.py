@@ -35,7 +35,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.
 
 
 def defaults(notebook_path):
-    """Return {name: value} of the first cell tagged `parameters`, which is parsed, never run."""
+    """Return {name: value} of the first cell tagged `parameters`, which is parsed, never run.
+
+    Raises ParameterError where it is not lines of `name = literal`, and NotebookError where the file is no notebook.
+    """
     cells = project.notebook(notebook_path)["cells"]
     source = next((cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])), "")
     try:

@@ -95,7 +95,8 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
                     task["parameters"]["retrain"] = True
                 wave.append(task)
             if wave:
-                client = client or _connect(stack, scheduler, jobs, wave, folder)
+                widest = max(len(wave), sum(reads_records(task["path"]) for task in tasks))
+                client = client or _connect(stack, scheduler, jobs, wave, widest, folder)
                 threading.Thread(target=site.warm_up).start()
                 _run_wave(client, wave, show, stop, refused)
 
@@ -174,8 +175,11 @@ def _library(root, code):
     return sorted(Path(module.__file__) for name, module in finder.modules.items() if name.startswith("lib."))
 
 
-def _connect(stack, scheduler, jobs, tasks, folder):
-    """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it."""
+def _connect(stack, scheduler, jobs, tasks, widest, folder):
+    """Return a client of the Dask cluster at an address, or of one that is started here; `stack` closes it.
+
+    `tasks` are those of the first wave; no wave has more than `widest`.
+    """
     import dask.system
     from distributed import Client
 
@@ -202,7 +206,7 @@ def _connect(stack, scheduler, jobs, tasks, folder):
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             starting.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         return stack.enter_context(Client(
-            n_workers=min(jobs, len(tasks)), threads_per_worker=1, resources={tasks[0]["run"]: 1}, memory_limit=None,
+            n_workers=min(jobs, widest), threads_per_worker=1, resources={tasks[0]["run"]: 1}, memory_limit=None,
             silence_logs="CRITICAL", dashboard_address=None,
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}))  # any port # fmt: skip
 
@@ -315,11 +319,11 @@ def execute(task):
     if task["run"] in _stopped or marker.get("run") == task["run"]:  # or: its first worker died after finishing it
         return marker
     task, messages = task | {"started": time.monotonic()}, _Messages(task)
-    import dask
-    import papermill
-
-    papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
     try:
+        import dask
+        import papermill
+
+        papermill.log.logger.setLevel("CRITICAL")  # what it has to say comes back as an exception
         with tempfile.TemporaryDirectory(prefix="study-", dir=dask.config.get("temporary-directory", None)) as folder:
             output = Path(folder) / "executed.ipynb"
             try:
@@ -346,10 +350,10 @@ def _kernel_manager(task, folder):
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
-    search = os.pathsep.join(filter(None, (str(task["root"]), os.environ.get("PYTHONPATH"))))
     sparing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # kernels share a GPU
     environment = {name: os.environ.get(name, value) for name, value in sparing.items()}
-    environment |= {"PYTHONPATH": search, "STUDY_REPORTS": str(task["reports"]), "STUDY_CACHE": str(task["cache"])}
+    environment |= {"PYTHONPATH": project.search_path(task["root"]), "STUDY_REPORTS": str(task["reports"]),
+                    "STUDY_CACHE": str(task["cache"])}  # fmt: skip
 
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=40"]), env=environment)

@@ -184,6 +184,10 @@ def images(rows, titles, title, columns=7, width=1.1):
 
     All in one pair of axes that counts inches: with a pair for each image, a helper of `browse` takes seconds to draw.
     """
+    if not len(rows):  # a model of a few images of one's own may make no error
+        fig = plt.figure(figsize=(5, 0.4))
+        fig.suptitle(f"{title}: none", x=0, ha="left")
+        return fig
     titles = [str(label) for label in titles]
     columns, side = min(columns, len(rows)), width - 0.08
     above = 0.04 + 0.15 * (1 + max(label.count("\n") for label in titles))

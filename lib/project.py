@@ -38,6 +38,21 @@ def expanded(path):
     return Path(path)
 
 
+def profiles():
+    """Return the names of the folders under parameters/, sorted."""
+    return sorted(path.name for path in PARAMETERS.iterdir() if path.is_dir())
+
+
+def notebooks():
+    """Return the paths of the notebooks, in their order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def search_path(root=None):
+    """Return the PYTHONPATH on which a process that is started finds the project (at `root`, or here) first."""
+    return os.pathsep.join(filter(None, (str(root or ROOT), os.environ.get("PYTHONPATH"))))
+
+
 def repository():
     """Return the project's address on GitHub as "owner/name", or None where it is not there."""
     if name := os.environ.get("GITHUB_REPOSITORY"):  # as its workflows set it

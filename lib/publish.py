@@ -59,7 +59,7 @@ def _outward(text, source, repository):
             return words
         return f'<a href="https://github.com/{repository}/blob/HEAD/{path.relative_to(project.ROOT).as_posix()}">{words}</a>'
 
-    return re.sub(r'<a href="(\.\./[^"#]*)(?:#[^"]*)?">(.*?)</a>', address, text)
+    return re.sub(r'(?s)<a href="(\.\./[^"#]*)(?:#[^"]*)?">(.*?)</a>', address, text)
 
 
 def _broken(pages, files):

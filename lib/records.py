@@ -35,9 +35,8 @@ def folder(profile):
 
 def profiles():
     """Return the names under which runs are kept: the profiles, and folders such as flowers-quick, of other images."""
-    named = {path.name for path in project.PARAMETERS.iterdir() if path.is_dir()}
     runs = {path.parent.name for path in project.REPORTS.glob("*/run.json") if "line" in peek(path)}
-    return sorted(named | runs - {"reference"})
+    return sorted({*project.profiles()} | runs - {"reference"})
 
 
 def dataset(profile):
@@ -54,9 +53,10 @@ def options(profile):
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of test images as float16, and their labels (n,).
 
-    Rounding moves a probability by 0.0003 at most, and never another class to the front.
+    Rounding moves a probability by 0.0003 at most, and never another class to the front. Raises RecordError where a
+    field is missing, and ValueError for a number that JSON has not.
     """
-    content = json.dumps(_checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
+    content = json.dumps(checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"
     base, name = folder(record["profile"]), record["experiment"]
     with project.replacing(base / "predictions" / f"{name}.npz") as path:
         rounded, first = np.round(probabilities, 4).astype(np.float16), probabilities.argmax(axis=1)
@@ -112,7 +112,7 @@ def with_stages(record, earlier):
 
 def read(path):
     """Return the record in a JSON file; raises RecordError where it is not one."""
-    return _checked(read_json(path), path)
+    return checked(read_json(path), path)
 
 
 def read_all(profile):
@@ -146,7 +146,10 @@ def made_by(notebook, folder):
 
 
 def over_seeds(profile):
-    """Return {experiment: [record, …]} of experiments that ran with several seeds, the profile's own first."""
+    """Return {experiment: [record, …]} of experiments that ran with several seeds, the profile's own first.
+
+    Raises RecordError where one is damaged.
+    """
     found = {name: [record] for name, record in read_all(profile).items()}
     for record in map(read, of_seeds(folder(profile))):
         found.get(record["experiment"], []).append(record)
@@ -168,7 +171,10 @@ def energy(record, watts_per_core):
 
 
 def predictions(profile, experiment):
-    """Return test probabilities (n, classes) float32 and true labels (n,) of an experiment."""
+    """Return test probabilities (n, classes) float32 and true labels (n,) of an experiment.
+
+    Raises RecordError where they are missing or damaged.
+    """
     path = folder(profile) / "predictions" / f"{experiment}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -231,7 +237,8 @@ def read_json(path):
     return content if isinstance(content, dict) else {}
 
 
-def _checked(fields, name):
+def checked(fields, name):
+    """Return the fields of a record as they are; raises RecordError, with its name, where one is missing or wrong."""
     wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
     if wrong or fields["schema"] != SCHEMA:
         raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")

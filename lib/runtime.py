@@ -50,11 +50,11 @@ class Study:
 
 
 def start(notebook, profile="smoke", seed=0, threads=1, precision="float32", retrain=False):
-    """Set seeds, deterministic operations, CPU threads (0: every core) and a precision; before the first operation.
+    """Set seeds, deterministic operations, CPU threads (0: every core) and a precision; return them as a `Study`.
 
-    It is "float32", "mixed_bfloat16", "mixed_float16" or "auto": mixed_bfloat16 where the hardware computes in it.
-    With `retrain`, experiments that have a record run again. Several devices that JAX finds train together, each on its
-    part of a batch.
+    It comes before the first operation. The precision is "float32", "mixed_bfloat16", "mixed_float16" or "auto":
+    mixed_bfloat16 where the hardware computes in it. With `retrain`, experiments that have a record run again. Several
+    devices that JAX finds train together, each on its part of a batch.
     """
     threads = threads or _cores()
     with quiet():
@@ -139,6 +139,11 @@ def device():
 
         several = f"{len(accelerators)} × " if len(accelerators) > 1 else ""
         return f"{several}{jax.devices()[0].device_kind}"
+    if accelerators and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_device_details(gpu).get("device_name", accelerators[0])
     if accelerators:
         return accelerators[0]
     name = platform.processor() or platform.machine()

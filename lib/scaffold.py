@@ -16,7 +16,7 @@ def new_notebook(name):
     Its parameter files are written, too, and it is named in the notebook before it, in decks.yaml and in the README.
     Raises StudyError where `name` is not words in lower case joined by underscores, or is taken.
     """
-    notebooks = sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = project.notebooks()
     decks, experiment = project.ROOT / "lib" / "decks.yaml", name.replace("_", "-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise project.StudyError(f"{name} cannot be a notebook's name: write it like wide_resnet")

@@ -22,7 +22,7 @@ def figure(fig, alt, thumbnail=False, hover=None):
     """Display and close a Matplotlib figure, described in `alt`; `thumbnail` puts it on the card in the index.
 
     `hover` is (points (n, 2) in the only or first axes, images (n, height, width, 3), names (n,)): in the site, the
-    image and the name of the point nearest to the pointer are shown.
+    image and the name of the point nearest to the pointer are shown. Raises ValueError without alt text.
     """
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what it shows")

@@ -1,6 +1,7 @@
 """Publishes what was run: a page per notebook and an index of cards, to be read offline, on a phone, in the dark."""
 
 import base64
+import contextlib
 import hashlib
 import html
 import importlib
@@ -41,7 +42,10 @@ def render(profile, folder=None, repository=None):
 
 
 def render_page(profile, name):
-    """Render the page of one notebook that was run, if it is older than its inputs; return its path."""
+    """Render the page of one notebook that was run, if it is older than its inputs; return its path.
+
+    Raises SiteError where it was not run, or a file of the run is damaged.
+    """
     study = _study(profile)
     for card in study["runs"]:
         if card["name"] == name:
@@ -63,7 +67,7 @@ def not_found():
 def _study(profile):
     folder = project.REPORTS / profile
     found = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
-    cards = [_card(folder, path, found) for path in sorted(project.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    cards = [_card(folder, path, found) for path in project.notebooks()]
     runs = [card for card in cards if card["run"]]
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": found,
                                          "cards": cards, "runs": runs, "bench": bench.read(profile),
@@ -121,8 +125,11 @@ def _overview(study):
 
 def _complete(study):
     """The records that say all that a record must, {experiment: record}."""
-    required = records.REQUIRED.keys()
-    return {record["experiment"]: record for record in study["records"] if record.keys() >= required}
+    found = {}
+    for record in study["records"]:
+        with contextlib.suppress(records.RecordError):
+            found[record.get("experiment")] = records.checked(record, "a record")
+    return found
 
 
 def _compare(study):
@@ -141,8 +148,9 @@ def _compare(study):
 
         return {"comparison": comparepage.content(study["profile"], group, study["site"])}
 
-    name = next(iter(group.values()))["dataset"]["name"]
-    there = data.find_cifar(name) is not None or any(study["site"].glob("contested-*.webp"))  # or it has no photos
+    name = records.dataset(study["profile"]) or next(iter(group.values()))["dataset"]["name"]
+    here = name == "digits" or data.find_cifar(name) or Path(name).is_dir()
+    there = bool(here) or any(study["site"].glob("contested-*.webp"))  # or the page has no photos
     inputs = [_code("comparepage.py", "findings.py", "pictures.py", "decks.yaml"), study.get("line"), group, there]
     return _publish("compare.html.j2", study["site"] / "compare.html", study, inputs, values)
 
@@ -178,7 +186,8 @@ def _bench(study):
         body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
         return values | {"body": body, "runs": [*study["runs"], card]}
 
-    inputs = [_code("bench.py", "benchpage.py", "decks.yaml"), study.get("line"), study["bench"]]
+    before = [(other["name"], other["title"]) for other in study["runs"][-1:]]
+    inputs = [_code("bench.py", "benchpage.py", "decks.yaml"), study.get("line"), study["bench"], before]
     return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
 
 

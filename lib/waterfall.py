@@ -37,7 +37,8 @@ def chain(group):
     """Return the steps to the best of models that answered the same test images, from records {experiment: record}.
 
     They are the first family of `story` in decks.yaml, the best other network without pre-training if it is better, and
-    the family of the best model. A change without a record of its own is named with the next one that has one.
+    the family of the best model, or that model alone if it has none. A change without a record of its own is named with
+    the next one that has one.
     """
     first, *families = decks.load()["story"]
     best = max(group, key=lambda name: _accuracy(group[name]), default=None)
@@ -47,7 +48,8 @@ def chain(group):
     if scratch and scratch not in first and all(_accuracy(group[scratch]) > _accuracy(group[name])
                                                 for name in first if name in group):
         path.append((scratch, f"another network: {decks.title(scratch)}"))
-    path += next((family.items() for family in families if best in family), ())
+    alone = {best: f"a new start: {decks.title(best)}"} if best and group[best]["pretrained"] else {}
+    path += next((family for family in families if best in family), alone).items()
     steps, changes = [], []
     for name, change in path:
         changes.append(change)

@@ -61,9 +61,8 @@ def functions(notebook, **known):
 
 def code_cells(path):
     """Return (source, tags) of each code cell of a notebook."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [("".join(cell["source"]), cell["metadata"].get("tags", []))
-            for cell in cells if cell["cell_type"] == "code"]
+    return [(cell["source"], cell["metadata"].get("tags", []))
+            for cell in project.notebook(path)["cells"] if cell["cell_type"] == "code"]
 
 
 def network(name):

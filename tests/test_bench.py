@@ -120,10 +120,17 @@ def test_bad_input_is_one_line(reports):
     with pytest.raises(project.StudyError, match="there is no profile huge: choose one of ") as error:
         bench.path("huge")
     one_line(error)
-    project.atomic_write(bench.path("smoke"), "{")
-    with pytest.raises(project.StudyError, match=r"bench.json is damaged: delete it") as error:
-        bench.read("smoke")
-    one_line(error)
+    for damaged in ("{", '{"growth": 5}'):
+        project.atomic_write(bench.path("smoke"), damaged)
+        with pytest.raises(project.StudyError, match=r"bench.json is damaged: delete it") as error:
+            bench.read("smoke")
+        one_line(error)
+
+
+def test_what_an_older_version_measured_is_left_out(reports):
+    """Or one renamed measurement would keep every page from being drawn."""
+    project.atomic_write(bench.path("smoke"), json.dumps({"renamed": result(2.0), "growth": result(1.0)}))
+    assert list(bench.read("smoke")) == ["growth"]
 
 
 def test_a_process_of_its_own():

@@ -147,6 +147,12 @@ def test_every_leading_part_of_the_order_is_stratified():
         assert abs(np.bincount(labels[order[:count]], minlength=3) - expected).max() <= 1.5
 
 
+@pytest.mark.parametrize("limits", [(-1, 0), (0, -400)])
+def test_a_limit_below_zero_is_one_line(limits):
+    with pytest.raises(data.DataError, match="train_limit and test_limit must be numbers of images, or 0"):
+        data.load_dataset("digits", *limits)
+
+
 def test_no_limit_and_a_limit_beyond_the_end_take_all():
     """0 stands for all in parameter files."""
     for limit in (None, 0, 10**6):

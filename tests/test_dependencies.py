@@ -127,7 +127,7 @@ def test_git_has_the_package(git):
     """A common .gitignore for Python hides folders called lib."""
     tracked = set(git("ls-files", "lib").stdout.split())
     there = {str(path.relative_to(project.ROOT)) for path in (project.ROOT / "lib").rglob("*.*")
-             if path.suffix in (".py", ".j2", ".css")}
+             if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}}
     assert "lib/data.py" in tracked
     assert there <= tracked
 

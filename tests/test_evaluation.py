@@ -59,7 +59,7 @@ def test_metrics_equal_those_of_scikit_learn(seed):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_a_class_that_is_never_predicted_counts_as_zero(recwarn):
+def test_a_class_that_is_never_predicted_counts_as_zero():
     """And one that does not occur; without a division by zero."""
     probabilities, labels = predictions(300, 5)
     probabilities[:, 2] = 0

@@ -204,6 +204,14 @@ def test_what_cannot_be_read_is_left_out_and_named(photos):
         assert (getattr(images, name).images[:, :4] > 250).all()  # every row was filled
 
 
+def test_two_classes_whose_names_read_alike_are_not_taken_for_one(photos):
+    """Names from a ZIP file of Windows, which are not UTF-8."""
+    for name in (b"b\xe4r", b"b\xf6r"):
+        shutil.copytree(os.fsencode(photos / "cats"), os.fsencode(photos) + b"/" + name)
+    with pytest.raises(data.DataError, match="two folders whose names both read b�r: rename one"):
+        data.load_dataset(photos)
+
+
 def test_a_decompression_bomb_is_left_out(photos, monkeypatch):
     """Without being decoded."""
     picture(size=(400, 400)).save(photos / "cats" / "bomb.png")
@@ -322,7 +330,7 @@ def test_images_stay_on_disk(photos):
 
 def test_images_are_decoded_side_by_side(photos, monkeypatch):
     """Two threads are in the decoder at the same time."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 2)
     both, opened = threading.Barrier(2), pictures.open_photo
 
     def wait(path):

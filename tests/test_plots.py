@@ -49,6 +49,14 @@ def test_a_grid_of_images_is_drawn_at_once(lines):
         assert (above.x0 + above.x1) / 2 == pytest.approx((box.x0 + box.x1) / 2, abs=1)
 
 
+def test_a_grid_of_no_images_says_so():
+    """A model of a few images of one's own may make no error."""
+    run = made_up(3)
+    run.labels = run.probabilities.argmax(axis=1)
+    fig = plots.errors(run, np.zeros((len(run.labels), 8, 8, 3)), ("a", "b", "c"), "A")
+    assert [text.get_text() for text in fig.texts] == ["A: surest errors (true → predicted): none"]
+
+
 def test_titles_are_on_the_left():
     """A phone shows that part of a wide figure first: there the middle of a title says nothing."""
     run, rows = made_up(3), np.zeros((9, 8, 8, 3))

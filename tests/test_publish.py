@@ -53,9 +53,9 @@ def test_a_link_that_leads_nowhere_is_an_error_before_anything_is_written(source
 
 
 def test_links_to_the_project_lead_to_its_repository_or_are_text(source, tmp_path, monkeypatch):
-    (source / "01.html").write_text(PAGE.format("ROOT/lib/show.py#L3"))
+    (source / "01.html").write_text(PAGE.format("ROOT/lib/show.py#L3").replace("words", "two\nwords"))
     publish.publish("reference", tmp_path / "public")
-    assert "</h2>words<img" in (tmp_path / "public" / "01.html").read_text()
+    assert "</h2>two\nwords<img" in (tmp_path / "public" / "01.html").read_text()
     monkeypatch.setattr(project, "repository", lambda: "o/n")
     publish.publish("reference", tmp_path / "public")
     assert 'href="https://github.com/o/n/blob/HEAD/lib/show.py"' in (tmp_path / "public" / "01.html").read_text()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -290,6 +291,24 @@ def test_only_what_is_older_than_its_inputs_is_rendered(study, edit, monkeypatch
     site.render("smoke")
     assert {name for name, time in before.items() if (index.parent / name).stat().st_mtime_ns != time} == {
         "index.html", "03_third.html"}
+
+
+def test_the_first_drawing_is_the_last(study):
+    """What it makes is no input of the pages."""
+    shutil.rmtree(study / "reports/smoke/site", ignore_errors=True)
+    first = site.render("smoke").with_name("compare.html")
+    before = first.stat().st_mtime_ns
+    site.render("smoke")
+    assert first.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [{"metrics": {}}, {"metrics": {"accuracy": 5}}, {"settings": []}, {"dataset": [1]},
+                                    {"experiment": ["A1"]}])  # fmt: skip
+def test_a_damaged_record_costs_no_page(study, edit, damage):
+    """It takes no part in the findings, as one that lacks a field."""
+    record = json.loads((study / "reports/smoke/records/A2.json").read_text())
+    edit("reports/smoke/records/A2.json", json.dumps(record, indent=1), json.dumps(record | damage))
+    assert "best of 2 models" not in site.render("smoke").read_text("utf-8")
 
 
 def test_a_run_that_died_without_a_notebook_has_a_failed_card(study):

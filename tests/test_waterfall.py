@@ -34,6 +34,12 @@ def test_every_step_names_what_changed_since_the_one_before():
     assert steps[4].interval == pytest.approx((1, 1))
 
 
+def test_the_last_step_is_the_best_model_of_whatever_family():
+    steps = waterfall.chain({"A1": record(0.7), "A1-own": record(0.83), "D3": record(0.95, "imagenet")})
+    assert [step.value for step in steps] == [70.0, 83.0, 95.0]
+    assert steps[-1].change == f"a new start: {decks.title('D3')}"
+
+
 def test_a_network_that_is_no_better_is_no_step():
     steps = waterfall.chain({"A1": record(0.7), "A1-own": record(0.83), "A2": record(0.75)})
     assert [step.value for step in steps] == [70.0, 83.0]

@@ -40,7 +40,7 @@ const number = text => parseFloat(text.trim().replace("\u2212", "-").replaceAll(
 const SORTABLE = 5, FILTERED = 16, TALL = 40; // rows from which it is worth while
 Tablesort.extend("number", text => !isNaN(number(text)), (a, b) => (number(b) || 0) - (number(a) || 0));
 
-all("article table, .sortable").forEach(table => {
+all("article table").forEach(table => {
   const body = table.tBodies[0], rows = body ? [...body.rows] : [];
   if (!table.tHead || rows.length < SORTABLE || one("[rowspan], [colspan]", table)) return;
   const heads = [...table.tHead.rows].at(-1).cells;
