@@ -58,7 +58,7 @@ def names(only=None):
 
 def path(profile):
     """Return where the results of a profile lie; raises StudyError where there is no such profile."""
-    known = [*project.profiles(), "reference"]
+    known = sorted([*project.profiles(), "reference"])
     if profile not in known:
         raise project.StudyError(f"there is no profile {profile}: choose one of {', '.join(known)}")
     return project.REPORTS / profile / "bench.json"
