@@ -38,27 +38,29 @@ def chain(group):
 
     They are the first family of `story` in decks.yaml, the best other network without pre-training if it is better, and
     the family of the best model, or that model alone if it has none. A change without a record of its own is named with
-    the next one that has one.
+    the next one of its family that has one.
     """
     first, *families = decks.load()["story"]
     best = max(group, key=lambda name: _accuracy(group[name]), default=None)
     scratch = max((name for name in group if not group[name]["pretrained"]), default=None,
                   key=lambda name: _accuracy(group[name]))
-    path = [*first.items()]
+    path = [first]
     if scratch and scratch not in first and all(_accuracy(group[scratch]) > _accuracy(group[name])
                                                 for name in first if name in group):
-        path.append((scratch, f"another network: {decks.title(scratch)}"))
+        path.append({scratch: f"another network: {decks.title(scratch)}"})
     alone = {best: f"a new start: {decks.title(best)}"} if best and group[best]["pretrained"] else {}
-    path += next((family for family in families if best in family), alone).items()
-    steps, changes = [], []
-    for name, change in path:
-        changes.append(change)
-        if name in group:
-            accuracy = {key: round(100 * value, 1) for key, value in group[name]["metrics"]["accuracy"].items()}
-            interval = (accuracy["value"] - accuracy["low"], accuracy["high"] - accuracy["value"])
-            before = steps[-1].value if steps else None
-            steps.append(Step("; ".join(changes), accuracy["value"], before, interval))
-            changes = []
+    path.append(next((family for family in families if best in family), alone))
+    steps = []
+    for family in path:
+        changes = []
+        for name, change in family.items():
+            changes.append(change)
+            if name in group:
+                accuracy = {key: round(100 * value, 1) for key, value in group[name]["metrics"]["accuracy"].items()}
+                interval = (accuracy["value"] - accuracy["low"], accuracy["high"] - accuracy["value"])
+                before = steps[-1].value if steps else None
+                steps.append(Step("; ".join(changes), accuracy["value"], before, interval))
+                changes = []
     return steps
 
 
@@ -151,7 +153,8 @@ def _bars(axis, steps):
         right = max(step.value, step.before or 0) + (step.interval[1] if step.interval else 0)
         text = f"{step.value:.1f} %" + (f" ({step.gain})" if step.gain else "") + ("" if step.kept else ", not kept")
         axis.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center")
-        axis.annotate(step.change, (0.01, place - 0.42), xycoords=axis.get_yaxis_transform(), va="center",
+        change = textwrap.shorten(step.change, 60, placeholder=" …")
+        axis.annotate(change, (0.01, place - 0.42), xycoords=axis.get_yaxis_transform(), va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         if place + 1 < len(steps) and step.kept:
             axis.plot([step.value] * 2, [place, place + 1], ":", color=QUIET, zorder=0)

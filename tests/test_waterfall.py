@@ -40,6 +40,20 @@ def test_the_last_step_is_the_best_model_of_whatever_family():
     assert steps[-1].change == f"a new start: {decks.title('D3')}"
 
 
+def test_a_family_without_records_is_not_named():
+    steps = waterfall.chain({"B3-phase1": record(0.88, "imagenet"), "mobilenetv2-own": record(0.95, "imagenet")})
+    assert [step.change for step in steps] == ["a new start: MobileNetV2 that knows ImageNet, frozen",
+                                               "its last third thawed; its BatchNorm kept frozen; our recipe for it"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_change_of_many_words_keeps_to_the_picture():
+    """Its alt text has them all."""
+    _, ((png, alt),) = waterfall.story({"A1": record(0.7), "mobilenetv2-own": record(0.95, "imagenet")})
+    assert Image.open(io.BytesIO(png)).width == 750
+    assert "frozen; its last third thawed; its BatchNorm kept frozen; our recipe for it 95.0 %" in alt
+
+
 def test_a_network_that_is_no_better_is_no_step():
     steps = waterfall.chain({"A1": record(0.7), "A1-own": record(0.83), "A2": record(0.75)})
     assert [step.value for step in steps] == [70.0, 83.0]
