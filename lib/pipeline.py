@@ -80,10 +80,15 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
             own = {"line": f"{line}, seed {task['parameters']['seed']}"}
             if records.peek(task["folder"] / "run.json").get("line") != own["line"]:
                 _write(task["folder"] / "run.json", **records.peek(folder / "run.json") | own)
-        stop = threading.Event()  # an exception raised by the signal could get lost in a callback of Dask's
+        stop, news = threading.Event(), threading.Event()
         refused = set()
+
+        def interrupt(*_):  # an exception raised here could get lost in a callback of Dask's
+            stop.set()
+            news.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+            stack.callback(signal.signal, number, signal.signal(number, interrupt))
         for reading in (False, True):  # the records that the first wave writes are an input of the second
             wave = []
             for task in (task for task in tasks if reads_records(task["path"]) is reading):
@@ -98,7 +103,7 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
                 widest = max(len(wave), sum(reads_records(task["path"]) for task in tasks))
                 client = client or _connect(stack, scheduler, jobs, wave, widest, folder)
                 threading.Thread(target=site.warm_up).start()
-                _run_wave(client, wave, show, stop, refused)
+                _run_wave(client, wave, show, stop, news, refused)
 
 
 def _whole(task, marker):
@@ -198,7 +203,9 @@ def _connect(stack, scheduler, jobs, tasks, widest, folder):
     prefix = f"study-{os.getpid()}-"
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True))
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
+    # Its watches over itself, 50 and 100 times a second, would take a twentieth of a core from the notebooks.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.scheduler.allowed-failures": 1,
+                     "distributed.admin.tick.interval": "1s", "distributed.worker.profile.enabled": False,
                      "temporary-directory": scratch})  # fmt: skip
     with contextlib.ExitStack() as starting:
         if hasattr(signal, "pthread_sigmask"):  # workers inherit it: Ctrl-C reaches this process alone, which ends them
@@ -273,8 +280,8 @@ def _places(client, run_id, reading):
     return places, {run_id: 1} | ({"GPU": 1} if gpus else {})
 
 
-def _run_wave(client, tasks, show, stop, refused):
-    """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels.
+def _run_wave(client, tasks, show, stop, news, refused):
+    """Run notebooks side by side and show what becomes of them; when `stop` is set, and `news`, end their kernels.
 
     `refused` are the addresses of workers that have been found to differ.
     """
@@ -283,7 +290,8 @@ def _run_wave(client, tasks, show, stop, refused):
     run_id = tasks[0]["run"]
     client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
     waiting, running, reading = tasks[::-1], {}, reads_records(tasks[0]["path"])
-    while (waiting or running) and not stop.wait(0.2):
+    while (waiting or running) and not stop.is_set():
+        news.clear()
         for reason in _admit(client, run_id, tasks[0]["folder"], refused):
             show.say(reason)
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
@@ -291,7 +299,10 @@ def _run_wave(client, tasks, show, stop, refused):
         while waiting and len(running) < max(1, places):
             task = waiting.pop() | {"started": time.monotonic()}
             key = f"{task['name']}-{run_id}"
-            running[client.submit(execute, task, key=key, pure=False, resources=resources)] = task
+            future = client.submit(execute, task, key=key, pure=False, resources=resources)
+            future.add_done_callback(lambda _: news.set())
+            running[future] = task
+        news.wait(1)  # as often, new workers are looked for
         for future in [future for future in running if future.done()]:
             task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
             marker = future.result() if future.status == "finished" else _finish(task, died)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import html
 import importlib
@@ -54,9 +55,13 @@ def render_page(profile, name):
 
 
 def warm_up():
-    """Import what drawing pages takes, which is slow: a run does it while its notebooks are under way."""
-    for module in ("jinja2", "nbconvert", "sklearn.datasets", "lib.comparepage", "lib.findings", "lib.waterfall"):
+    """Make ready what drawing pages takes, which is slow: a run does it while its notebooks are under way."""
+    import nbformat
+
+    for module in ("sklearn.datasets", "matplotlib.figure", "lib.comparepage", "lib.findings", "lib.waterfall"):
         importlib.import_module(module)
+    not_found()
+    _exporter().from_notebook_node(nbformat.v4.new_notebook())
 
 
 def not_found():
@@ -206,11 +211,26 @@ def _publish(template, path, study, inputs, values=dict):
 
 
 def _render(template, values):
+    return _templates().get_template(template).render(values)
+
+
+@functools.cache
+def _templates():
+    """The frames of all pages, compiled once."""
     import jinja2  # slow to import, as nbconvert is, and not needed where nothing has changed
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     environment.filters |= FILTERS
-    return environment.get_template(template).render(values)
+    return environment
+
+
+@functools.cache
+def _exporter():
+    """What makes HTML of a notebook's cells; its templates are compiled once."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_file=str(TEMPLATES / "cells.html.j2"), filters=FILTERS,
+                        preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"], embed_images=True)
 
 
 def _picture(png, width=None):
@@ -271,13 +291,10 @@ def _cells(source, ran):
 def _article(study, card):
     """A notebook's cells as HTML whose links lead somewhere, and its table of contents: (level, id, title)."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_file=str(TEMPLATES / "cells.html.j2"), filters=FILTERS,
-                            preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"], embed_images=True)
     cells, current = _cells(card["source"]["cells"], card["run"]["cells"])
     notebook = nbformat.from_dict(card["run"] | {"cells": cells})
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(project.NOTEBOOKS)}})
+    body, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(project.NOTEBOOKS)}})
     pages, contents = {other["name"]: bool(other["run"]) for other in study["cards"]}, {}
 
     def heading(match):
