@@ -102,7 +102,6 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
             if wave:
                 widest = max(len(wave), sum(reads_records(task["path"]) for task in tasks))
                 client = client or _connect(stack, scheduler, jobs, wave, widest, folder)
-                threading.Thread(target=site.warm_up).start()
                 _run_wave(client, wave, show, stop, news, refused)
 
 
@@ -281,17 +280,18 @@ def _places(client, run_id, reading):
 
 
 def _run_wave(client, tasks, show, stop, news, refused):
-    """Run notebooks side by side and show what becomes of them; when `stop` is set, and `news`, end their kernels.
+    """Run notebooks side by side and show what becomes of them; when `stop` is set, end their kernels.
 
-    `refused` are the addresses of workers that have been found to differ.
+    `news` is set with it, or it would be seen a second later. `refused` are the addresses of workers that have been
+    found to differ.
     """
     from distributed import wait
 
-    run_id = tasks[0]["run"]
+    run_id, warming = tasks[0]["run"], threading.Thread(target=site.warm_up)
+    warming.start()
     client.subscribe_topic(run_id, lambda event: show.update(event[1]["name"], **event[1]["changes"]))
     waiting, running, reading = tasks[::-1], {}, reads_records(tasks[0]["path"])
     while (waiting or running) and not stop.is_set():
-        news.clear()
         for reason in _admit(client, run_id, tasks[0]["folder"], refused):
             show.say(reason)
         # One notebook for each free thread: Dask blames a worker's death on all that waits for it, too.
@@ -303,10 +303,12 @@ def _run_wave(client, tasks, show, stop, news, refused):
             future.add_done_callback(lambda _: news.set())
             running[future] = task
         news.wait(1)  # as often, new workers are looked for
+        news.clear()  # before looking what has ended, or the next end could go unheard
         for future in [future for future in running if future.done()]:
             task, died = running.pop(future), "its worker process died: see that there is enough memory, then run again"
             marker = future.result() if future.status == "finished" else _finish(task, died)
             show.update(task["name"], state=marker["status"], seconds=marker["seconds"], error=marker["error"])
+            warming.join()  # its exporter serves one thread at a time
             with contextlib.suppress(Exception):  # must not end what still runs; the last render() raises it again
                 site.render_page(task["folder"].relative_to(task["reports"]).as_posix(), task["path"].stem)
     if stop.is_set():
