@@ -159,10 +159,13 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     keeper = Checkpoint(checkpoint, shown, callbacks, progress)
     keeper.restore(model)
     state, sizes = keeper.state, recipe.sizes or [None]
-    for stage, shown.size in enumerate(sizes, start=1):  # one `fit` each, as Keras wants all its batches alike
+    for stage, size in enumerate(sizes, start=1):  # one `fit` each, as Keras wants all its batches alike
         end = recipe.epochs * stage // len(sizes)
         if state["epoch"] > end:
             continue
+        began = time.perf_counter()
+        shown.shrink_to(size)
+        state["seconds"] += time.perf_counter() - began
         with runtime.quiet():
             model.fit(shown, initial_epoch=state["epoch"], epochs=state["epoch"] if state["stopped"] else end,
                       validation_data=validation, verbose=0, shuffle=False,  # the batches shuffle themselves

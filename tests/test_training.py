@@ -182,9 +182,10 @@ def test_images_are_shrunk(noise):
     """To the size that is asked for; an image of one colour stays one."""
     flat = noise.train._replace(images=np.full_like(noise.train.images, 77))
     batches = augmentation.Batches(flat, 4, RECIPE)
-    for batches.size in (4, 6, 8, None):
+    for size in (4, 6, 8, None):
+        batches.shrink_to(size)
         images, _ = batches[0]
-        assert images.shape[1:] == (batches.size or 8, batches.size or 8, 3)
+        assert images.shape[1:] == (size or 8, size or 8, 3)
         assert images.dtype == np.uint8
         assert (images == 77).all()
 
@@ -199,14 +200,16 @@ def test_features_are_no_whole_numbers(change):
 
 
 def test_small_images_come_first(noise, monkeypatch):
-    """An equal share of the epochs for each size."""
-    seen = []
-    shrink = augmentation.shrink
-    monkeypatch.setattr(augmentation, "shrink", lambda images, size: seen.append(size) or shrink(images, size))
+    """An equal share of the epochs for each size, and every image is shrunk to it once."""
+    seen, shrunk = [], []
+    cut_out, shrink = augmentation.cut_out, augmentation.shrink
+    monkeypatch.setattr(augmentation, "cut_out", lambda images, *rest: seen.append(len(images[0])) or cut_out(images, *rest))
+    monkeypatch.setattr(augmentation, "shrink", lambda images, size: shrunk.append(size) or shrink(images, size))
     training.fit(network(size=None), noise, replace(RECIPE, epochs=5, sizes=[4, 6, 8]))
     sizes = sorted(set(seen), key=seen.index)
     assert sizes == [4, 6, 8]
     assert seen.count(4) < seen.count(6)
+    assert shrunk == [4, 6]
 
 
 # ---------------------------------------------------------------------------------------------- fit
