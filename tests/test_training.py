@@ -202,8 +202,9 @@ def test_features_are_no_whole_numbers(change):
 def test_small_images_come_first(noise, monkeypatch):
     """An equal share of the epochs for each size, and every image is shrunk to it once."""
     seen, shrunk = [], []
-    cut_out, shrink = augmentation.cut_out, augmentation.shrink
-    monkeypatch.setattr(augmentation, "cut_out", lambda images, *rest: seen.append(len(images[0])) or cut_out(images, *rest))
+    shift, shrink = augmentation.shift_images, augmentation.shrink
+    monkeypatch.setattr(augmentation, "shift_images",
+                        lambda images, *rest: seen.append(len(images[0])) or shift(images, *rest))
     monkeypatch.setattr(augmentation, "shrink", lambda images, size: shrunk.append(size) or shrink(images, size))
     training.fit(network(size=None), noise, replace(RECIPE, epochs=5, sizes=[4, 6, 8]))
     sizes = sorted(set(seen), key=seen.index)
