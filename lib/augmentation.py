@@ -26,7 +26,7 @@ class Batches(keras.utils.PyDataset):
     def shrink_to(self, size):
         """Show images of `size` pixels (None: their own) from now on.
 
-        All are shrunk here, once: the filter that smooths them costs nearly half as much as a training step on them.
+        All are shrunk here, once: the filter that smooths them can cost half as much as a training step on them.
         """
         images = self.images = self.split.images
         if size not in (None, images.shape[1]):
