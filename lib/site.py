@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import functools
+import gc
 import hashlib
 import html
 import importlib
@@ -62,6 +63,7 @@ def warm_up():
         importlib.import_module(module)
     not_found()
     _exporter().from_notebook_node(nbformat.v4.new_notebook())
+    gc.freeze()  # or this process, as it ends, would look for garbage in all that it has imported
 
 
 def not_found():

@@ -321,8 +321,8 @@ def pipeline_overhead():
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
         script = Path(folder) / "cells.py"
         script.write_text(as_script(path, parameters.read("smoke", path)), encoding="utf-8")
-        pairs = bench.in_turn(lambda: cold(command, project.ROOT),  # two pairs: each takes two minutes
-                              lambda: cold((sys.executable, script), project.NOTEBOOKS, MPLBACKEND="agg"), 2)
+        pairs = bench.in_turn(lambda: cold(command, project.ROOT),  # three pairs: each takes over a minute
+                              lambda: cold((sys.executable, script), project.NOTEBOOKS, MPLBACKEND="agg"), 3)
     return bench.summary(pairs) | {
         "notebook": path.stem, "profile": "smoke",
         "overhead_seconds": round(float(np.median([through - alone for through, alone in pairs])), 1)}
