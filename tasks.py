@@ -170,7 +170,7 @@ def publish(_, profile="reference", folder="public"):
     from lib import publish
 
     _newest(profile, "runs")  # says what to do where nothing was run
-    print(publish.publish(profile, project.ROOT / folder))
+    print(publish.publish(profile, project.ROOT / project.expanded(folder)))
 
 
 @command(profile=RUN + ", or reference (default: the one run last)", port="of this machine", browser="open it")
@@ -303,7 +303,10 @@ def _newest(profile, part):
     """Return a part of the profile's run folder, or, without a profile, of the run that changed it last."""
     from lib import records
 
-    places = [project.REPORTS / name / part for name in ([profile] if profile else records.profiles())]
+    names = records.profiles()
+    if profile and profile not in (*names, "reference"):
+        raise project.StudyError(f"there is no profile {profile}: choose one of {', '.join((*names, 'reference'))}")
+    places = [project.REPORTS / name / part for name in ([profile] if profile else names)]
     folders = [folder for folder in places if folder.is_dir() and any(folder.iterdir())]
     if not folders:
         option = f" {records.options(profile)}" if profile else ""

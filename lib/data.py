@@ -174,8 +174,10 @@ def find_or_download_cifar(name="cifar10"):
     try:  # nothing is left behind if it is cut short
         pooch.retrieve(known.url, f"sha256:{known.sha256}", path.name, path.parent, downloader=downloader)
     except (OSError, ValueError) as error:  # their messages are paragraphs
-        offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
-        reason = "no connection" if offline else str(error).splitlines()[0].partition(": ")[0]
+        kinds = {(requests.ConnectionError, requests.Timeout): "no connection",
+                 requests.exceptions.ChunkedEncodingError: "the connection broke off"}
+        reason = next((text for kind, text in kinds.items() if isinstance(error, kind)),
+                      project.one_line(error).partition(": ")[0])
         raise DataError(f"{path.name} is not in {path.parent} and could not be downloaded ({reason}): "
                         f"put the file there, or use --profile smoke, which needs no download") from None
     return path, "downloaded"

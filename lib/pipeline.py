@@ -146,7 +146,8 @@ def alone(folder):
 
 def _sweep(folder):
     """Delete what killed processes have left half-written, in this run or before: nothing reads it."""
-    project.sweep([path for place in (folder, project.CACHE) for path in place.rglob(".*")])
+    project.sweep([Path(root, name) for place in (folder, project.CACHE)  # `rglob` fails where a folder vanishes
+                   for root, folders, files in os.walk(place) for name in (*folders, *files)])
     project.sweep(Path(tempfile.gettempdir()).glob("study-*"), "study-")
 
 
@@ -162,10 +163,12 @@ def digest(task):
     if reads_records(task["path"]):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
         files += [*records.of_seeds(task["folder"]), task["folder"] / records.NEAR_DUPLICATES]
+    if values.get("photo"):
+        files.append(task["path"].parent / project.expanded(values["photo"]))  # seen from where the kernel works
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
               [(path.name, project.code_of(path) if path.suffix == ".py" else
-                path.read_text(encoding="utf-8", errors="surrogateescape"))  # who reads a damaged record will name it
-               for path in files if path.exists()]]
+                path.read_text(encoding="utf-8", errors="surrogateescape"))  # any bytes: who reads them will tell
+               for path in files if path.is_file()]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -190,7 +193,7 @@ def _connect(stack, scheduler, jobs, tasks, widest, folder):
     if scheduler:
         try:
             client = stack.enter_context(Client(scheduler, timeout=5))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
             raise project.StudyError(f"no Dask scheduler answers at {scheduler}: check --scheduler") from error
         if different := _admit(client, tasks[0]["run"], folder, set()):
             raise project.StudyError(different[0])
@@ -347,14 +350,19 @@ def execute(task):
                     shutdown_kernel="immediate",  # what it made is written; TensorFlow takes seconds to leave
                     resources={"metadata": {"path": str(task["path"].parent)}})  # where the kernel works # fmt: skip
             finally:
-                if output.exists() and task["run"] not in _stopped:
-                    notebook = json.loads(output.read_bytes())
-                    notebook["metadata"].pop("papermill", None)  # it names folders of this machine
-                    content = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-                    project.atomic_write(task["folder"] / "notebooks" / task["path"].name, content)
+                if task["run"] not in _stopped:
+                    _keep(output, task["folder"] / "notebooks" / task["path"].name)
     except Exception as failure:  # whatever it is, the other notebooks go on
         error = _explain(failure)
     return _finish(task, error)
+
+
+def _keep(executed, path):
+    """Write the notebook that was executed to its place, if it is there and whole: a full disk cuts it short."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        notebook = json.loads(executed.read_bytes())
+        notebook["metadata"].pop("papermill", None)  # it names folders of this machine
+        project.atomic_write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 def _kernel_manager(task, folder):

@@ -26,6 +26,7 @@ def publish(profile, folder):
     files = _files(profile, project.repository()) | {NOT_FOUND: site.not_found().encode()}
     if broken := _broken({name: content.decode() for name, content in files.items() if _page(name)}, files):
         raise project.StudyError(f"{len(broken)} broken link(s), first {broken[0]}: mend it in its notebook")
+    project.atomic_write(folder / MARKER, "\n".join({*earlier, *files}))  # the folder is ours also if this is cut short
     for name in set(earlier) & {path.name for path in folder.glob("*")} - files.keys():
         (folder / name).unlink()
     for name, content in files.items():

@@ -36,7 +36,7 @@ def folder(profile):
 def profiles():
     """Return the names under which runs are kept: the profiles, and folders such as flowers-quick, of other images."""
     runs = {path.parent.name for path in project.REPORTS.glob("*/run.json") if "line" in peek(path)}
-    return sorted({*project.profiles()} | runs - {"reference"})
+    return sorted(({*project.profiles()} | runs) - {"reference"})
 
 
 def dataset(profile):
@@ -53,7 +53,7 @@ def options(profile):
 def write(record, probabilities, labels):
     """Write a record, the class probabilities (n, classes) of test images as float16, and their labels (n,).
 
-    Rounding moves a probability by 0.0003 at most, and never another class to the front. Raises RecordError where a
+    Rounding moves a probability by 0.0007 at most, and never another class to the front. Raises RecordError where a
     field is missing, and ValueError for a number that JSON has not.
     """
     content = json.dumps(checked(record, record.get("experiment")), indent=1, allow_nan=False) + "\n"

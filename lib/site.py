@@ -99,6 +99,7 @@ def _read(path):
 
 def _card(folder, path, records):
     """What the pages say of one notebook, from its source, its executed copy (`run`), its marker and its records."""
+    project.notebook(path)  # which, unlike `_read`, tells nobody to delete a source
     source, run = _read(path), _read(folder / "notebooks" / path.name)
     outputs = [output for cell in run.get("cells", []) for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output["data"]]

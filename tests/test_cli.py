@@ -72,6 +72,7 @@ def refused(study, *arguments):
     ("serve --no-browser", "nothing was run yet: start with `invoke run-all`"),
     ("validate --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
     ("publish --profile quick", "nothing was run yet: start with `invoke run-all --profile quick`"),
+    ("report --profile huge", "there is no profile huge: choose one of quick, smoke, reference"),
     ("predict no.jpg", "the photo no.jpg is not there: check the path"),
     ("predict tasks.py", "tasks.py is not an image that can be read here: save it as JPEG or PNG"),
     ("export --format onnx", "no model was trained yet: `invoke run-all` trains them"),
@@ -111,8 +112,9 @@ def test_a_damaged_notebook_is_one_line(fresh):
 
 def test_a_scheduler_that_does_not_answer_is_one_line(fresh):
     """After the first line of the run."""
-    code, _, err = fresh.invoke("run-all", "--profile", "smoke", "--scheduler", "tcp://127.0.0.1:9")
-    assert (code, err) == (2, "error: no Dask scheduler answers at tcp://127.0.0.1:9: check --scheduler\n")
+    for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9"):
+        code, _, err = fresh.invoke("run-all", "--profile", "smoke", "--scheduler", address)
+        assert (code, err) == (2, f"error: no Dask scheduler answers at {address}: check --scheduler\n")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(fresh):

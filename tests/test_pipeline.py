@@ -267,6 +267,23 @@ def test_a_second_run_of_a_profile_stops_at_once(study):
     assert (code, ran(out)) == (0, ["02_two"])
 
 
+def test_a_sweep_does_not_mind_folders_that_vanish(tmp_path, monkeypatch):
+    """Another process deletes what it no longer needs."""
+    left = tmp_path / "one" / f"{project.UNFINISHED}99999999-left"
+    project.atomic_write(left, "")
+    (tmp_path / "two").mkdir()
+
+    def scan(path, scandir=os.scandir):
+        if "two" in str(path):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(project, "CACHE", tmp_path)
+    pipeline._sweep(tmp_path)
+    assert not left.exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path_factory):
     """A disk of 256 kB."""
@@ -289,6 +306,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(study, small_di
     assert "03_large failed: no space left on device: free some, then run the same command again" in out
     assert before.read_text() == "{}"
     assert not list(small_disk.glob("**/.*"))
+
+
+def test_a_full_temporary_disk_is_one_line(study, small_disk):
+    """There the notebook grows while it runs."""
+    study.notebook("03_large", "print('123456789\\n' * 30_000)")
+    code, out, err = study.invoke("run", "03", "--profile", "smoke", TMPDIR=str(small_disk))
+    assert (code, err) == (1, "")
+    assert "03_large failed: no space left on device: free some, then run the same command again" in out
 
 
 class Cluster:
@@ -472,7 +497,7 @@ def digests(study, monkeypatch, tmp_path):
     (study.root / "lib" / "deep.yaml").write_text("x: 1\n")  # what a module reads lies beside it
     imports = "import numpy\nfrom lib.middle import (\n    f,\n)"
     study.notebook("01_one", imports, 'dataset = "cifar10"\nretrain = False')
-    study.notebook("02_two", parameters='dataset = "digits"')
+    study.notebook("02_two", parameters='dataset = "digits"\nphoto = "../cat.jpg"')
     for name in ("ROOT", "NOTEBOOKS", "PARAMETERS", "REPORTS"):
         monkeypatch.setattr(project, name, study.root / ("" if name == "ROOT" else name.lower()))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -508,6 +533,7 @@ def digests(study, monkeypatch, tmp_path):
     ("the commands", "tasks.py", "", "x = 1", ""),
     ("the lock file", "requirements.txt", "", "numpy==2", "01 02 12"),
     ("the data's files", f"datasets/{data.ARCHIVES[0]}", "", "{}", "01"),
+    ("another picture under a photo's name", "cat.jpg", None, b"\xff\xd8", "02"),
     ("a record", "reports/smoke/records/A1.json", "{}", '{"a": 1}', "12"),
     ("another profile's record", "reports/quick/records/A1.json", None, "{}", ""),
     ("a new record", "reports/smoke/records/B1.json", None, "{}", "12"),

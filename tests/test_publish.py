@@ -44,6 +44,20 @@ def test_everything_is_there_and_what_is_gone_goes(source, tmp_path):
     assert names(folder) == {"index.html", "01.html", "404.html", "contested-1.webp", ".nojekyll", "CNAME"}
 
 
+def test_what_was_cut_short_can_be_published_again(source, tmp_path, monkeypatch):
+    """By a full disk, say."""
+    def full(path, content, write=project.atomic_write):
+        if path.name == "404.html":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(project, "atomic_write", full)
+        publish.publish("reference", tmp_path / "public")
+    publish.publish("reference", tmp_path / "public")
+    assert names(tmp_path / "public") == {"index.html", "01.html", "404.html", "contested-0.webp", ".nojekyll"}
+
+
 @pytest.mark.parametrize("link", ["02.html", "index.html#none", "#none", "pictures/x.png"])
 def test_a_link_that_leads_nowhere_is_an_error_before_anything_is_written(source, tmp_path, link):
     (source / "01.html").write_text(PAGE.format(link))

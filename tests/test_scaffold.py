@@ -46,14 +46,43 @@ def test_a_new_notebook_passes_all_checks_at_once(copy):
     assert [parameters.read(profile, path)["train_limit"] for profile in ("smoke", "quick", "full")] == [500, 5000, 0]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_what_was_cut_short_can_be_called_again(copy, monkeypatch, cut):
+    """It ends as if nothing had happened."""
+    place, last = copy / "before", project.notebooks()[-1]
+    last.write_text(last.read_text(encoding="utf-8").replace('"You need', '"You do need'), encoding="utf-8")
+    shutil.copytree(copy, place, ignore=shutil.ignore_patterns("before"))
+    scaffold.new_notebook("my_idea")
+    whole = {path.relative_to(copy): text for path, text in contents(copy).items() if place not in path.parents}
+    for name in ("ROOT", "NOTEBOOKS", "PARAMETERS"):
+        monkeypatch.setattr(project, name, place / ("" if name == "ROOT" else name.lower()))
+    written = []
+
+    def full(path, content, write=project.atomic_write):
+        if len(written) == cut:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(project, "atomic_write", full)
+        scaffold.new_notebook("my_idea")
+    scaffold.new_notebook("my_idea")
+    assert {path.relative_to(place): text for path, text in contents(place).items()} == whole
+
+
 @pytest.mark.parametrize(("name", "says"), [
     ("Wide ResNet", "write it like wide_resnet"), ("../x", "write it like wide_resnet"), ("14", "write it like"),
     ("resnet", "already"), ("modern_small", "already"),
 ])  # fmt: skip
 def test_a_bad_name_is_one_line_and_writes_nothing(copy, name, says):
     """Nor does a name that is taken by a notebook or an experiment."""
-    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    before = contents(copy)
     with pytest.raises(project.StudyError, match=says) as error:
         scaffold.new_notebook(name)
     one_line(error)
-    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert contents(copy) == before

@@ -376,6 +376,9 @@ def test_bad_input_is_one_clear_line(edit, study):
     edit("reports/smoke/runs/01_first.json", "}", "")
     with pytest.raises(project.StudyError, match=r"01_first.json is damaged: delete it"):
         site.render("smoke")
+    edit("notebooks/01_first.ipynb", "{", "")
+    with pytest.raises(project.StudyError, match=r"01_first.ipynb is not a notebook .*: put back the file as it was"):
+        site.render("smoke")
 
 
 def test_large_pictures_are_made_small():

@@ -232,7 +232,7 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
   }
 
   function address() {
-    const wanted = decodeURIComponent(location.hash.slice(1)).split(",").map(name => models.findIndex(model => model.name === name));
+    const wanted = location.hash.slice(1).split(",").map(name => models.findIndex(model => encodeURIComponent(model.name) === name));
     if (wanted.length === 2 && !wanted.includes(-1)) selects.forEach((select, place) => select.value = wanted[place]);
     draw();
   }
