@@ -192,6 +192,7 @@ def test_head_of_a_page(pages):
     assert "a&lt;script&gt;</code></td><td>of the data" in first and "passes over &lt;all&gt; images" in first
     assert "a record&#39;s device" in first and "keras 9.9" in first
     assert "a marker&#39;s device" in third and "python 3.99" in third
+    assert re.search(r"1 min 5 s · \d+ min \d+ s of training · a record", first) and "of training" not in third
 
 
 def test_table_of_contents_and_neighbours(pages):
