@@ -180,7 +180,7 @@ def comparison(runs):
     for name, run in runs.items():
         metrics, model, training = (run.record[part] for part in ("metrics", "model", "training"))
         deck = (run.record["reported"] or {}).get("accuracy")
-        others = run.record["dataset"]["name"] not in ("cifar10", "digits")
+        others |= run.record["dataset"]["name"] not in ("cifar10", "digits")
         rows.append({
             "experiment": name, "accuracy (%)": f"{100 * metrics['accuracy']['value']:.1f}",
             "95 % interval": f"{100 * metrics['accuracy']['low']:.1f}–{100 * metrics['accuracy']['high']:.1f}",

@@ -26,7 +26,9 @@ class Recipe:
     which the rate rises first). `flip` is "none", "random" or "alternate" (Jordan 2024: every image is seen as it is
     and mirrored in turn); `shift` moves an image by up to so many pixels either way, with reflected borders; `rotation`
     turns it by up to so many degrees and `zoom` scales it by up to that share, either way; `cutout` blanks a square of
-    that many pixels; images are shrunk to each of `sizes` (pixels) in turn, for an equal share of the epochs.
+    that many pixels; images are shrunk to each of `sizes` (pixels) in turn, for an equal share of the epochs, each by a
+    `fit` of its own: callbacks begin anew there, and Keras puts averaged weights (`use_ema`) in place at its end.
+    Raises ValueError for a schedule or flip that there is not, and without an epoch or an image in a batch.
     """
 
     epochs: int
@@ -43,6 +45,14 @@ class Recipe:
     zoom: float = 0.0
     cutout: int = 0
     sizes: list = field(default_factory=list)
+
+    def __post_init__(self):
+        for name, known in (("schedule", ("constant", "linear", "cosine")), ("flip", ("none", "random", "alternate"))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+        for name in ("epochs", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}: it takes at least 1")
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class Checkpoint(keras.callbacks.Callback):
                   "seconds": time.perf_counter() - self.start}
         for name, value in logs.items():
             state["history"].setdefault(name, []).append(round(float(value), 6))
-        if self.path is None or not np.isfinite(logs["loss"]):
+        if self.path is None or not np.isfinite(list(logs.values())).all():
             return
         state["callbacks"] = [{name: value for name, value in vars(callback).items()
                                if isinstance(value, (int, float)) and not name.startswith("_")
@@ -146,8 +156,9 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     """Compile `model` as the recipe says and train it on `data.train`, watching `data.validation`.
 
     Returns {"epochs", "history": {curve: [value per epoch]}, "seconds", "compile_seconds"}. With the path of a
-    `checkpoint`, a training that was interrupted goes on after its last whole epoch, to the same result.
-    Raises RuntimeError when the loss is not a number.
+    `checkpoint`, a training that was interrupted goes on after its last whole epoch, to the same result. The seconds
+    include validation and writing the checkpoint; what `fit` had to compile is counted apart.
+    Raises RuntimeError when a loss is not a number, RecordError where the checkpoint is damaged.
     """
     shown = augmentation.Batches(data.train, data.num_classes, recipe, seed)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
@@ -160,8 +171,8 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     keeper.restore(model)
     state, sizes = keeper.state, recipe.sizes or [None]
     for stage, size in enumerate(sizes, start=1):  # one `fit` each, as Keras wants all its batches alike
-        end = recipe.epochs * stage // len(sizes)
-        if state["epoch"] > end:
+        start, end = (recipe.epochs * number // len(sizes) for number in (stage - 1, stage))
+        if start == end or state["epoch"] > end:
             continue
         began = time.perf_counter()
         shown.shrink_to(size)
@@ -172,7 +183,7 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
                       callbacks=[*callbacks, progress, keras.callbacks.TerminateOnNaN(), keeper])
         if state["stopped"]:
             break
-    if not np.isfinite(state["history"]["loss"]).all():
+    if not np.isfinite(list(state["history"].values())).all():  # the last step shows in the validation loss alone
         raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
     averaging = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it to scale the loss
     if averaging.use_ema:  # Keras judges the last epoch before it puts the averaged weights in their place
@@ -194,7 +205,7 @@ def trial(study, model, data, recipe):
     result = records.read_json(path) if path.exists() and not study.retrain else {}
     if not result:
         result = fit(model, data, recipe, seed=study.seed)
-        project.atomic_write(path, json.dumps(result) + "\n")
+        project.atomic_write(path, json.dumps(result, allow_nan=False) + "\n")
     keras.utils.set_random_seed(study.seed)  # what comes next starts alike whether this was trained or kept
     return result
 
@@ -249,7 +260,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     recipe's, and so are the trials that the recipe was `chosen_from`, a list of dicts. With `views` the record also has
     "metrics_views", of `evaluation.predict_views`, and from 450 training images on "robustness". An experiment that has
     a record of exactly this start and recipe is not run again: its weights are loaded. One that was interrupted goes on
-    after its last epoch.
+    after its last epoch. Raises RuntimeError when a loss is not a number, RecordError where a record, a checkpoint or a
+    saved model is damaged.
     """
     trained, inputs = tail or model, inputs or data
     sizes = {part: len(getattr(data, part).labels) for part in ("train", "validation", "test")}
@@ -261,17 +273,8 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     plan["dataset"]["classes"] = list(data.class_names)
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
-    kept = None if study.retrain else _kept(study.profile, name, key, saved)
-    if kept:
-        try:
-            model.load_weights(saved)
-        except Exception as error:  # a damaged archive gives rise to many kinds
-            raise records.RecordError(saved, f"cannot be loaded ({project.one_line(error)})") from error
-        keras.utils.set_random_seed(study.seed)
-        records.forget_failure(study.profile, name)
-        since = kept.record["created"][:16].replace("T", " ")
-        print(f"{_summary(kept.record)} (kept from {since} UTC; retrain=True trains again)")
-        return kept
+    if not study.retrain and (kept := _kept(study.profile, name, key, saved)):
+        return _load(study, kept, model, saved)
     if study.retrain:
         checkpoint.unlink(missing_ok=True)
     keras.utils.set_random_seed(study.seed)
@@ -282,22 +285,42 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     answers = evaluation.predict(trained, inputs.validation.images), np.asarray(data.validation.labels)
     record = {"schema": records.SCHEMA, **plan, "key": key, "pretrained": pretrained,
               "created": datetime.now(UTC).isoformat(timespec="seconds"), "commit": runtime.commit(),
-              "versions": runtime.versions(), "device": runtime.device(),
-              "model": models.count_parameters(model) | {"flops": models.count_flops(model)},
-              "metrics": evaluation.metrics(probabilities, labels), "training": training,
-              "latency": evaluation.latency(model, data.test.images), "reported": decks.reported(name),
-              "calibration": evaluation.temperature_scaling(probabilities, labels, *answers)}
-    count = len(data.train.labels) // 45  # answering these in 25 ways costs less than one pass over the training images
-    if count >= 10:  # fewer say nothing
-        record["robustness"] = evaluation.robustness(model, data.test, min(count, 1000))
-    if views:
-        record["metrics_views"] = evaluation.metrics(evaluation.predict_views(model, data.test.images), labels)
+              "versions": runtime.versions(), "device": runtime.device(), "training": training,
+              "metrics": evaluation.metrics(probabilities, labels), "reported": decks.reported(name),
+              "calibration": evaluation.temperature_scaling(probabilities, labels, *answers),
+              **_measured(model, data, views)}
     models.save(model, saved)
     record["weights"] = _checksum(saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)
     print(_summary(record))
     return Run(record, probabilities, labels)
+
+
+def _load(study, kept, model, saved):
+    """Give `model` the weights of a run that was kept, and return that."""
+    try:
+        model.load_weights(saved)
+    except Exception as error:  # a damaged archive gives rise to many kinds
+        raise records.RecordError(saved, f"cannot be loaded ({project.one_line(error)})") from error
+    keras.utils.set_random_seed(study.seed)
+    records.forget_failure(study.profile, kept.record["experiment"])
+    since = kept.record["created"][:16].replace("T", " ")
+    print(f"{_summary(kept.record)} (kept from {since} UTC; retrain=True trains again)")
+    return kept
+
+
+def _measured(model, data, views):
+    """What a record says of a whole model: its size, how fast it answers and, where asked for, more answers."""
+    measured = {"model": models.count_parameters(model) | {"flops": models.count_flops(model)},
+                "latency": evaluation.latency(model, data.test.images)}
+    count = len(data.train.labels) // 45  # answering these in 25 ways costs less than one pass over the training images
+    if count >= 10:  # fewer say nothing
+        measured["robustness"] = evaluation.robustness(model, data.test, min(count, 1000))
+    if views:
+        answers = evaluation.predict_views(model, data.test.images)
+        measured["metrics_views"] = evaluation.metrics(answers, np.asarray(data.test.labels))
+    return measured
 
 
 def _summary(record):

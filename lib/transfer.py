@@ -91,6 +91,8 @@ def _pretrained(name, build, x):
             model = build(input_tensor=x, include_top=False, weights=None)  # Keras would take others for each size
             model.set_weights(build(input_shape=(224, 224, 3), include_top=False, weights="imagenet").get_weights())
             return model
+    except (ConnectionError, TimeoutError) as error:  # Keras deletes what it has not got to the end
+        raise DataError(f"the download of the ImageNet weights of {name} broke off ({error}): run again") from error
     except OSError as error:  # a damaged file, or no space for one
         where = f"the ImageNet weights of {name} in the Keras home"
         raise DataError(f"{where} cannot be used ({error}): delete the file") from error
@@ -178,10 +180,11 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
     """Return the data set with the outputs of `prefix` in place of its images: float16, memory-mapped, computed once.
 
     Leave "test" out of `parts` where a choice is made: its images then stay what they are. With `mirrored` the outputs
-    of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %. What was used longest ago
-    is deleted where all features together would exceed the limit: the environment variable STUDY_CACHE_GB, or 30.
+    of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %, from 0.00006 on. What was
+    used longest ago is deleted where all features together would exceed the limit: the environment variable
+    STUDY_CACHE_GB, or 30.
 
-    Raises DataError where there is no space for the cache, or the limit is no number.
+    Raises DataError where there is no space for the cache, the limit is no number, or an output exceeds float16.
     """
     fingerprint = f"{data.fingerprint}-{_fingerprint(prefix)}"
     folder = project.CACHE / "features" / fingerprint
@@ -221,7 +224,10 @@ def _outputs(prefix, images, path, batch_size):
                 outputs = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
                 for start in range(0, len(images), batch_size):  # all of one size: another would be compiled anew
                     batch = images[np.arange(start, start + batch_size) % len(images)]
-                    outputs[start : start + batch_size] = prefix.predict_on_batch(batch)[: len(images) - start]
+                    answers = prefix.predict_on_batch(batch)[: len(images) - start]
+                    if not (abs(answers) <= np.finfo(np.float16).max).all():
+                        raise DataError("an output of the frozen part does not fit in float16: cut at another layer")
+                    outputs[start : start + batch_size] = answers
                 outputs.flush()
         os.utime(path)  # used now
         return np.load(path, mmap_mode="r")

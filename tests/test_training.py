@@ -362,6 +362,35 @@ def test_a_loss_that_is_not_a_number_stops_the_training(noise):
         trained(noise, replace(RECIPE, optimizer="sgd", learning_rate=1e30, epochs=5))
 
 
+def test_weights_that_the_last_step_spoils_are_noticed(noise, tmp_path):
+    """The loss of that step was computed before it; only the validation images tell. No checkpoint keeps them."""
+    once = replace(RECIPE, optimizer="sgd", learning_rate=1e30, epochs=1, batch_size=len(noise.train.labels))
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(RuntimeError, match=r"^the loss is not a number after epoch 1: lower the learning rate$"):
+        training.fit(network(), noise, once, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"flip": "horizontal"}, r"^flip is 'horizontal': choose one of none, random, alternate$"),
+    ({"schedule": "cosin"}, r"^schedule is 'cosin': choose one of constant, linear, cosine$"),
+    ({"epochs": 0}, r"^epochs is 0: it takes at least 1$"),
+    ({"batch_size": 0}, r"^batch_size is 0: it takes at least 1$"),
+])  # fmt: skip
+def test_a_recipe_that_makes_no_sense_is_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        replace(RECIPE, **wrong)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_size_without_an_epoch_is_skipped(noise, monkeypatch):
+    """With fewer epochs than sizes the last ones are trained."""
+    asked = []
+    monkeypatch.setattr(augmentation.Batches, "shrink_to", lambda self, size: asked.append(size))
+    training.fit(network(size=None), noise, replace(RECIPE, epochs=1, sizes=[4, 6, 8]))
+    assert asked == [8]
+
+
 @pytest.mark.parametrize(("schedule", "warmups"), [("linear", [0, 0.1]), ("cosine", [0, 0.1])])
 def test_the_learning_rate_rises_and_falls_to_zero(schedule, warmups):
     """It rises in the first tenth of the steps, where a warm-up is asked for."""

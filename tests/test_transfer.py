@@ -470,6 +470,24 @@ def test_a_damaged_weights_file_is_one_line(home, content):
     assert "delete the file" in str(error.value)
 
 
+def test_an_output_beyond_float16_is_refused(noise):
+    """It would become infinite in the cache."""
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    prefix = keras.Model(inputs, layers.Rescaling(1000.0)(inputs))
+    with pytest.raises(data.DataError, match="does not fit in float16"):
+        transfer.cache(prefix, noise)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), TimeoutError("timed out")])
+def test_a_download_that_breaks_off_says_so(error):
+    """There is no file to delete: Keras has done that."""
+    def build(**settings):
+        raise error
+
+    with pytest.raises(data.DataError, match=r"broke off \(.*\): run again$"):
+        transfer._pretrained("MobileNetV2", build, None)
+
+
 @pytest.fixture
 def real_weights():
     """Skips where the published weights are not in the Keras home."""
@@ -477,6 +495,7 @@ def real_weights():
         pytest.skip(f"{WEIGHTS} is not in {data.keras_home() / 'models'} (KERAS_HOME)")
 
 
+@pytest.mark.real_data
 def test_real_weights_are_loaded_whatever_the_size(real_weights, mobilenet):
     """The first filters are those of the published network, and the outputs are not a random trunk's."""
     published = keras.applications.MobileNetV2(input_shape=(224, 224, 3), include_top=False)
@@ -488,6 +507,7 @@ def test_real_weights_are_loaded_whatever_the_size(real_weights, mobilenet):
     assert abs(outputs[0] - outputs[1]).max() > 0.1
 
 
+@pytest.mark.real_data
 def test_real_weights_know_what_they_see(real_weights):
     """The network with its pre-processing inside tells a smooth image from noise, in the range of ReLU6."""
     trunk, _ = transfer.trunk("MobileNetV2", (32, 32, 3), 96)
