@@ -619,6 +619,7 @@ def test_only_cifar_is_looked_for(tmp_path, monkeypatch):
     assert (data.find_cifar("cifar10"), data.find_cifar("digits"), data.find_cifar("/a/folder")) == (None, None, None)
 
 
+@pytest.mark.real_data
 def test_real_cifar10_has_its_published_shape(cifar10):
     """50,000 images, a tenth of them for validation, and 10,000 to test; all classes alike."""
     assert str(cifar10).startswith("CIFAR-10: 45,000 / 5,000 / 10,000 images")
@@ -628,6 +629,7 @@ def test_real_cifar10_has_its_published_shape(cifar10):
     assert not set(cifar10.train.indices) & set(cifar10.validation.indices)
 
 
+@pytest.mark.real_data
 def test_real_cifar10_has_its_published_pixels(cifar10):
     """The mean of each channel over all training images, as it is quoted everywhere: 0.4914, 0.4822, 0.4465."""
     total = sum(split.images.sum((0, 1, 2), dtype=np.int64) for split in (cifar10.train, cifar10.validation))
@@ -635,6 +637,7 @@ def test_real_cifar10_has_its_published_pixels(cifar10):
     assert cifar10.class_names[cifar10.test.labels[0]] == "cat"  # the first test image is the well-known cat
 
 
+@pytest.mark.real_data
 def test_real_cifar10_has_the_splits_of_the_committed_results(cifar10):
     """On every machine: another order would make training images of validation images."""
     digest = hashlib.sha256(cifar10.train.indices.astype("<i8").tobytes() + cifar10.train.images[:1000].tobytes())
@@ -642,6 +645,7 @@ def test_real_cifar10_has_the_splits_of_the_committed_results(cifar10):
     assert data.load_dataset("cifar10").fingerprint == cifar10.fingerprint
 
 
+@pytest.mark.real_data
 def test_real_cifar10_loads_at_once_the_second_time(cifar10):
     """In any process: under 0.3 s."""
     code = "import time; from lib import data; s = time.perf_counter(); data.load_dataset('cifar10', 5000, 2000); "
