@@ -187,13 +187,17 @@ def number(value):
 
 def verdict(result):
     """Return a result's mark and whether it is reached, in words; empty where it has none."""
-    return f"{result['mark']}: {'reached' if result['reached'] else 'missed'}" if result["mark"] else ""
+    if not result.get("mark"):
+        return ""
+    median, mark = result["median_ratio"], float(result["mark"].split()[-1])
+    by_a_hair = not result["reached"] and number(median) == number(mark)  # it takes one digit more to see that
+    return f"{result['mark']}: {'reached' if result['reached'] else 'missed'}{f', {median:.4g}' if by_a_hair else ''}"
 
 
 def one_line(result):
     """Return a result in half a line."""
     words = f"{number(result['median_ratio'])} [{number(result['low'])}–{number(result['high'])}]"
-    return words + (f", {verdict(result)}" if result["mark"] else "")
+    return ", ".join(filter(None, (words, verdict(result))))
 
 
 def markdown(columns, lines):

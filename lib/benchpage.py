@@ -20,9 +20,10 @@ NOTES = {
     "fine_tune": "Its second phase, {epochs} epochs on {images:,} images, of which {epochs_run[0]} were run each way.",
     "data_load": "Imports are not counted. Ours is mapped into memory, not read: "
                  "with every pixel looked at once the ratio is {with_every_image_read[median_ratio]:.1f}.",
-    "bfloat16": "One step of each network together; each by itself: {each}.",
+    "bfloat16": "One step of each network together, so the slowest decides; each by itself: {each}.",
     "determinism": "The same seed gives the same weights, bit by bit, because every notebook asks TensorFlow for "
-                   "deterministic operations; this is what they cost. Each network by itself: {each}.",
+                   "deterministic operations. What that costs cannot be told from nothing where the range holds 1. "
+                   "Each network by itself: {each}.",
     "pipeline_overhead": "[Notebook 02](02_baseline_cnn.ipynb) in its smallest size, from the command to the page, "
                          "takes {overhead_seconds} s more than its cells alone: a longer notebook, a smaller share.",
 }  # fmt: skip
@@ -36,7 +37,7 @@ def report(results):
     for name, note in NOTES.items():
         if name in results:
             networks = results[name].get("networks", {}).items()
-            each = "; ".join(f"{_title(model)}: {bench.number(found['median_ratio'])}" for model, found in networks)
+            each = "; ".join(f"{_title(model)}: {bench.one_line(found)}" for model, found in networks)
             text = note.format(each=each, **results[name])
             parts.append(f"**{bench.MEASUREMENTS[name].title}.** {text}{_parity(results[name])}\n")
     sections = {"limit": _limit, "growth": _growth, "prediction": _prediction}
@@ -54,16 +55,17 @@ def _parity(result):
 
 
 def _limit(result):
-    lines = [[_title(name), f"{model['flops'] / 1e6:,.0f}", model["batch_size"],
+    lines = [[name, f"{model['flops'] / 1e6:,.0f}", model["batch_size"],
               *[_share(model[kind]) for kind in ("training", "inference")]] for name, model in result["models"].items()]
     return f"""## The share of the limit
 
 The same machine reaches {result['product_gflops']:,.0f} GFLOP/s in the product of two large matrices, in
-{result['precision']} like the models. The share is what a model attains of it; one training step counts as three
-forward passes, and only convolutions and dense layers are counted.
+{result['precision']} like the models. The share is what a model attains of it, the median of pairs, each with a product
+of its own beside it; one training step counts as three forward passes, and only convolutions and dense layers are
+counted.
 
 {_figure(_draw_limit, result, "Bars: the share of the matrix product's FLOP/s that each model attains.")}
-{bench.markdown(("model", "MFLOP per image", "batch", "GFLOP/s in training", "in inference"), lines)}"""
+{bench.markdown(("model", "MFLOP", "batch", "GFLOP/s, training", "GFLOP/s, inference"), lines)}"""
 
 
 def _title(name):
@@ -72,21 +74,30 @@ def _title(name):
 
 
 def _share(found):
-    share = [f"{100 * found[key]:.0f}" for key in ("median_ratio", "low", "high")]
-    return f"{found['gflops']:,.0f} = {share[0]} % [{share[1]}–{share[2]}]"
+    share, low, high = (f"{100 * found[key]:.0f}" for key in ("median_ratio", "low", "high"))
+    return f"{found['gflops']:,.0f}, {share} % [{low}–{high}]"
 
 
 def _growth(result):
-    lines = [[name, _title(series["model"]), ", ".join(f"{value:,}" for value in series["values"]),
-              series["seconds_exponent"], series["memory_exponent"]] for name, series in result["series"].items()]
+    lines = [[name, series["model"], *[", ".join(map(_digits, series[what]))
+                                       for what in ("values", "seconds", "megabytes")],
+              f"{series['seconds_exponent']:.2f} / {series['memory_exponent']:.2f}"]
+             for name, series in result["series"].items()]
+    columns = ("what grows", "model", "values", "time (s)", "memory (MB)", "exponents")
     return f"""## How time and memory grow
 
 One epoch of training, and the process's peak of memory beyond that of one which has only started Keras, over the
-number of images, their resolution and the batch size. The exponent is the slope where both axes are logarithmic: 1
-grows in proportion, 2 with the square, 0 not at all.
+number of images, their resolution in pixels and the batch size. The exponents of time and memory are the slopes of
+straight lines where both axes are logarithmic: 1 grows in proportion, 2 with the square, 0 not at all. Where a curve
+bends, the line is only its mean: what is needed at any size comes first, and what grows takes over later.
 
 {_figure(_draw_growth, result, "Six curves on logarithmic axes: seconds and megabytes over each of the three sizes.")}
-{bench.markdown(("what grows", "model", "values", "exponent of the time", "of the memory"), lines)}"""
+{bench.markdown(columns, lines)}"""
+
+
+def _digits(value, _=None):
+    """Three digits of a number, or all of a large one; matplotlib gives a place as well."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _prediction(result):
@@ -120,7 +131,9 @@ def _figure(draw, result, alt):
 
 
 def _draw_ratios(figure, results, palette):
-    axis, found = figure.subplots(), results.values()
+    axis = figure.subplots()
+    results = {name: result for name, result in results.items() if name not in ("limit", "growth")}  # save nothing
+    found = results.values()
     axis.axvline(1, color="grey", linewidth=1)
     axis.hlines(range(len(found)), [result["low"] for result in found], [result["high"] for result in found],
                 color=palette[0], linewidth=3)
@@ -128,9 +141,8 @@ def _draw_ratios(figure, results, palette):
     axis.plot(medians, range(len(found)), "o", color=palette[0], label="median and range")
     marks = [float(result["mark"].split()[-1]) if result["mark"] else None for result in found]
     axis.plot(marks, range(len(found)), "D", color=palette[1], label="mark")
-    for place, name in enumerate(results):  # above its line, so that the figure is narrow enough for a phone
-        axis.annotate(bench.MEASUREMENTS[name].title, (0.02, place - 0.4), xycoords=axis.get_yaxis_transform(),
-                      va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    for place, name in enumerate(results):
+        _above(axis, bench.MEASUREMENTS[name].title, place - 0.4)
     figure.set_size_inches(5, 0.55 * len(found) + 1.4)
     axis.set(yticks=[], ylim=(-0.8, len(found) - 0.5), xlabel="ratio", xscale="log", title="What is saved or lost")
     axis.xaxis.set_major_formatter("{x:g}")
@@ -138,15 +150,22 @@ def _draw_ratios(figure, results, palette):
     figure.legend(loc="outside lower center", ncols=2)
 
 
+def _above(axis, name, place):
+    """Write a name above its line, not beside it, so that the figure is narrow enough for a phone."""
+    axis.annotate(name, (0.02, place), xycoords=axis.get_yaxis_transform(), va="center",
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+
+
 def _draw_limit(figure, result, palette):
     axis, names = figure.subplots(), list(result["models"])
-    for offset, kind, colour in ((-0.2, "training", palette[0]), (0.2, "inference", palette[1])):
+    for offset, kind, colour in ((-0.12, "training", palette[0]), (0.12, "inference", palette[1])):
         shares = [100 * model[kind]["median_ratio"] for model in result["models"].values()]
-        axis.barh([place + offset for place in range(len(names))], shares, 0.4, color=colour, label=kind)
-    figure.set_figheight(0.34 * len(names) + 1.4)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="share of the matrix product's FLOP/s (%)",
+        axis.barh([place + offset for place in range(len(names))], shares, 0.24, color=colour, label=kind)
+    for place, name in enumerate(names):
+        _above(axis, name, place - 0.47)
+    figure.set_size_inches(5, 0.55 * len(names) + 1.4)
+    axis.set(yticks=[], ylim=(len(names) - 0.5, -0.9), xlabel="share of the matrix product's FLOP/s (%)",
              title="How near to the limit")
-    axis.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=2)
 
 
@@ -160,9 +179,8 @@ def _draw_growth(figure, result, palette):
             axis.plot(series["values"], series[what], "o-", color=colour)
             axis.set(xscale="log", yscale="log")
             axis.xaxis.set(ticks=series["values"], major_formatter="{x:,g}", minor_locator=ticker.NullLocator())
-            axis.yaxis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:,g}",
-                           minor_locator=ticker.NullLocator())
-        column[1].set_xlabel(name)
+            axis.yaxis.set(ticks=series[what], major_formatter=_digits, minor_locator=ticker.NullLocator())
+        column[1].set_xlabel(f"{name} (px)" if name == "resolution" else name)
         column[1].tick_params(axis="x", rotation=45)
     for axis, label in zip(axes[:, 0], ("time (s)", "memory (MB)"), strict=True):
         axis.set_ylabel(label)
