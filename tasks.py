@@ -224,7 +224,7 @@ def validate(_, profile=None):
     from lib import pipeline
 
     folder = _newest(profile, "notebooks")
-    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"), key=pipeline.reads_records)  # records are written before read
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"), key=lambda path: (pipeline.reads_records(path), path.name))
     with tempfile.TemporaryDirectory() as reports:
         return int(bool(_call(*NBVAL, *paths, reports=reports)))
 
@@ -241,13 +241,15 @@ def clean(_, cache=False):
     from lib import pipeline, records
 
     runs = [folder for folder in map(records.folder, records.profiles()) if folder.exists()]
-    for folder in runs:
-        with pipeline.alone(folder):  # says whose run would lose its results
-            pass
     kept = [project.CACHE / part for part in project.CACHED] if cache else []  # whatever else is there is not ours
-    for folder in runs + [folder for folder in kept if folder.exists()]:
-        shutil.rmtree(folder)
-        print(f"deleted {folder}")
+    with contextlib.ExitStack() as stack:
+        for folder in runs:
+            stack.enter_context(pipeline.alone(folder))  # says whose run would lose its results
+        if os.name == "nt":  # it deletes no file that is open
+            stack.close()
+        for folder in runs + [folder for folder in kept if folder.exists()]:
+            shutil.rmtree(folder)
+            print(f"deleted {folder}")
 
 
 def _chosen(only):

@@ -1,6 +1,7 @@
 """Runs the notebooks whose inputs have changed: Dask hands them to worker processes, papermill executes them there."""
 
 import contextlib
+import graphlib
 import hashlib
 import io
 import json
@@ -36,6 +37,11 @@ def reads_records(path):
     return project.notebook(path)["metadata"].get("study", {}).get("reads_records", False)
 
 
+def reads(path):
+    """Return {notebook: [experiment]}: the records of other notebooks that this one shows beside its own."""
+    return project.notebook(path)["metadata"].get("study", {}).get("reads", {})
+
+
 def trains(path):
     """Return whether a notebook has experiments that another seed would change."""
     return {"profile", "seed", "retrain"} <= parameters.defaults(path).keys()
@@ -54,34 +60,17 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
     processes of this machine, or of the Dask cluster whose `scheduler` address is given. Raises StudyError where
     another process is running the same profile, or a worker of the cluster could not do the same as this machine.
     """
-    folder, run_id, client = project.REPORTS / parameters.results(profile, dataset), uuid.uuid4().hex, None
-    tasks = []
-    for path in paths:
-        task = {"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset),
-                "folder": folder, "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT,
-                "reports": project.REPORTS, "cache": project.CACHE, "run": run_id}  # fmt: skip
-        others = range(1, seeds) if trains(path) else ()
-        tasks += [task, *(_seeded(task, task["parameters"]["seed"] + more) for more in others)]
+    folder, client, refused = project.REPORTS / parameters.results(profile, dataset), None, set()
+    tasks = _tasks(profile, paths, folder, dataset, seeds)
+    waves = _waves(tasks)
     show.expect(task["name"] for task in tasks)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(folder))
         _sweep(folder)
         stack.callback(_sweep, folder)
-        before = records.peek(folder / "run.json")
-        if dataset and (before.get("dataset") or dataset) != dataset:
-            what = f"{folder} holds results of {before['dataset']}"
-            raise project.StudyError(f"{what}: rename it, or the folder of images")
+        _describe(profile, line, folder, dataset, tasks)
         show.say(line)
-        if before.get("line") != line:
-            options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
-            on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
-            _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
-        for task in (task for task in tasks if "own" in task):
-            own = {"line": f"{line}, seed {task['parameters']['seed']}"}
-            if records.peek(task["folder"] / "run.json").get("line") != own["line"]:
-                _write(task["folder"] / "run.json", **records.peek(folder / "run.json") | own)
         stop, news = threading.Event(), threading.Event()
-        refused = set()
 
         def interrupt(*_):  # an exception raised here could get lost in a callback of Dask's
             stop.set()
@@ -89,20 +78,66 @@ def run(profile, line, paths, show, force=False, retrain=False, jobs=None, sched
 
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
-        for reading in (False, True):  # the records that the first wave writes are an input of the second
-            wave = []
-            for task in (task for task in tasks if reads_records(task["path"]) is reading):
+        for place, wave in enumerate(waves):
+            changed = []
+            for task in wave:
                 task["digest"], marker = digest(task), records.peek(task["marker"])
                 if not force and _whole(task, marker):
                     show.update(task["name"], state="kept", seconds=marker["seconds"])
                     continue
                 if retrain and "retrain" in task["parameters"]:
                     task["parameters"]["retrain"] = True
-                wave.append(task)
-            if wave:
-                widest = max(len(wave), sum(reads_records(task["path"]) for task in tasks))
-                client = client or _connect(stack, scheduler, jobs, wave, widest, folder)
-                _run_wave(client, wave, show, stop, news, refused)
+                changed.append(task)
+            if changed:
+                widest = max(map(len, [changed, *waves[place + 1 :]]))
+                client = client or _connect(stack, scheduler, jobs, changed, widest, folder)
+                _run_wave(client, changed, show, stop, news, refused)
+
+
+def _tasks(profile, paths, folder, dataset, seeds):
+    """Return what a worker has to know of each notebook at `paths`, and of each seed of those that train."""
+    run_id, tasks = uuid.uuid4().hex, []
+    for path in paths:
+        task = {"name": path.stem, "path": path, "parameters": parameters.read(profile, path, dataset),
+                "folder": folder, "marker": folder / "runs" / f"{path.stem}.json", "root": project.ROOT,
+                "reports": project.REPORTS, "cache": project.CACHE, "run": run_id}  # fmt: skip
+        others = range(1, seeds) if trains(path) else ()
+        tasks += [task, *(_seeded(task, task["parameters"]["seed"] + more) for more in others)]
+    return tasks
+
+
+def _describe(profile, line, folder, dataset, tasks):
+    """Write what a run is of into its folder and those of its seeds; StudyError where that holds another data set."""
+    before = records.peek(folder / "run.json")
+    if dataset and (before.get("dataset") or dataset) != dataset:
+        what = f"{folder} holds results of {before['dataset']}"
+        raise project.StudyError(f"{what}: rename it, or the folder of images")
+    if before.get("line") != line:
+        options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
+        on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
+        _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
+    for task in (task for task in tasks if "own" in task):
+        own = {"line": f"{line}, seed {task['parameters']['seed']}"}
+        if records.peek(task["folder"] / "run.json").get("line") != own["line"]:
+            _write(task["folder"] / "run.json", **records.peek(folder / "run.json") | own)
+
+
+def _waves(tasks):
+    """Return tasks in lists, each of those that read only records which earlier lists write."""
+    paths = {task["path"].stem: task["path"] for task in tasks}
+    writing = [name for name, path in paths.items() if not reads_records(path)]
+    order = graphlib.TopologicalSorter({name: writing if reads_records(path) else reads(path).keys() & paths.keys()
+                                        for name, path in paths.items()})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        text = f"the notebooks {', '.join(error.args[1])} read each other's records: mend `reads` in their metadata"
+        raise project.StudyError(text) from None
+    waves = []
+    while names := order.get_ready():
+        waves.append([task for task in tasks if task["path"].stem in names])
+        order.done(*names)
+    return waves
 
 
 def _whole(task, marker):
@@ -160,6 +195,7 @@ def digest(task):
     code = [cell["source"] for cell in project.notebook(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
+    files += [task["folder"] / "records" / f"{name}.json" for names in reads(task["path"]).values() for name in names]
     if reads_records(task["path"]):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
         files += [*records.of_seeds(task["folder"]), task["folder"] / records.NEAR_DUPLICATES]

@@ -72,7 +72,8 @@ def notebook(path):
     """Return a notebook file's content, the source of each cell as one text; raises NotebookError if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))  # importing nbformat takes a second
-        content["metadata"].get("study", {}).get("reads_records")
+        study = content["metadata"].get("study", {})
+        study.get("reads_records"), [name + "" for names in study.get("reads", {}).values() for name in names]
         for cell in content["cells"]:
             cell["source"] = "".join(cell["source"])
             cell["cell_type"], "parameters" in cell["metadata"].get("tags", [])

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from lib import data, parameters, project, site
+from lib import data, decks, parameters, pipeline, project, site
 
 import prose
 import pytest
@@ -115,6 +115,15 @@ def test_there_is_prose_before_code(path):
     assert 2 * len(cells(path, "markdown")) >= len(cells(path, "code"))
     text = "\n".join(cell["source"] for cell in cells(path))
     assert not re.search(r"(?m)^\W*[A-Z]{4,}\W*$", text), "a line of capitals mostly marks what is still to be written"
+
+
+def test_a_notebook_says_which_records_it_reads(path):
+    """So that a run makes them before, and runs it again when they change."""
+    code = "\n".join(cell["source"] for cell in cells(path, "code"))
+    reads = pipeline.reads(path)
+    assert "records.read_all" not in code or reads or pipeline.reads_records(path)
+    known = decks.load()["experiments"] | decks.load()["own"]
+    assert all(known[name]["notebook"] == notebook for notebook, names in reads.items() for name in names)
 
 
 # ---------------------------------------------------------------------------------------------- outputs

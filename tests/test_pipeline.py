@@ -110,6 +110,26 @@ def test_what_was_deleted_is_made_again(study):
         assert (study.root / "reports" / "smoke" / path).exists()
 
 
+def test_a_notebook_that_shows_a_record_waits_for_it_and_for_no_other(study):
+    """Also where there is a worker to spare; it runs again when that record changes."""
+    study.notebook("01_one", toy.READ, reads={"02_two": ["02_two"]})
+    study.notebook("03_three")
+    code, out, _ = study.invoke("run-all", "--profile", "smoke", "--jobs", "2")
+    assert code == 0, out
+    assert "'02_two.json'" in executed(study, "01_one").outputs[0].text
+    for changed, again in (("03_three", ["03_three", "12_last"]), ("02_two", ["01_one", "02_two", "12_last"])):
+        study.parameters(changed, "rate: 0.75\n")
+        assert ran(study.invoke("run-all", "--profile", "smoke")[1]) == again
+
+
+def test_notebooks_that_wait_for_each_other_are_named(study):
+    study.notebook("01_one", toy.READ, reads={"02_two": ["02_two"]})
+    study.notebook("02_two", toy.TRAIN, reads={"01_one": ["01_one"]})
+    code, _, err = study.invoke("run-all", "--profile", "smoke")
+    assert code == 2
+    assert re.fullmatch(r"the notebooks 0\d_\w+, .* read each other's records: mend `reads` in their metadata\n", err)
+
+
 def test_relative_folders_count_from_where_the_command_runs(study):
     """Not from where notebooks work. A variable that is empty names none."""
     code, out, _ = study.invoke("run-all", "--profile", "smoke", STUDY_REPORTS="out", STUDY_CACHE="")

@@ -44,17 +44,16 @@ class Study:
         for profile in ("smoke", "quick"):
             self.parameters("common", "seed: 0\n", profile)
 
-    def notebook(self, name, code=TRAIN, parameters="", reads_records=False):
-        """Write a notebook and its parameter files."""
+    def notebook(self, name, code=TRAIN, parameters="", **study):
+        """Write a notebook, with what `study` says in its metadata, and its parameter files."""
         declared = 'profile = "smoke"\nseed = 0\nepochs = 1\nrate = 0.5\n' + parameters
         cells = [v4.new_markdown_cell(f"# {name}\n\n> A question."),
                  v4.new_code_cell(declared, metadata={"tags": ["parameters"]}),
                  v4.new_markdown_cell("## Training"),
                  v4.new_code_cell(f"NAME = {name!r}\n{code}", metadata={"tags": ["nbval-check-output"]})]
-        metadata = {"study": {"reads_records": True}} if reads_records else {}
         path = self.root / "notebooks" / f"{name}.ipynb"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(v4.new_notebook(cells=cells, metadata=metadata)))
+        path.write_text(json.dumps(v4.new_notebook(cells=cells, metadata={"study": study})))
         for profile in ("smoke", "quick"):
             self.parameters(name, "", profile)
         return path
