@@ -4,6 +4,8 @@ from functools import partial
 
 from lib import data, records
 
+ABOUT = 1.2  # times the shortest prediction time: what is nearer differs by the noise of a machine in use
+
 
 def models(found):
     """Return {experiment: record} of the models that answered the same test images, those that most answered.
@@ -34,9 +36,18 @@ def _best(group):
     name, record = next(iter(group.items()))
     images = record["dataset"]
     which = f"the best of {len(group)} models" if len(group) > 1 else "the only model run"
+    waiting = _unmeasured(group)
     return _percent(record), (
         f"of the {images['test']:,} test images of {data.title(images['name'])} are classified rightly "
-        f"by {which}, {_title(name)}; the 95 % interval is {_interval(record)}.")
+        f"by {which}, {_title(name)}; the 95 % interval is {_interval(record)}."
+        + (f" {waiting} more models wait for their run." if waiting else ""))
+
+
+def _unmeasured(group):
+    """How many experiments have no place among these records."""
+    from lib import decks
+
+    return len(set(decks.names()) - group.keys())
 
 
 def _from_scratch(group):
@@ -50,37 +61,38 @@ def _from_scratch(group):
 
 
 def _recipe(group):
-    """The largest gain of one of our recipes over the deck's best one, of a network with as many parameters."""
+    """The largest gain of one of our recipes over the deck's, of the same network."""
     from lib import decks
 
-    pairs = []
-    for name in group.keys() & decks.load()["own"].keys():
-        same = [other for other in group if decks.reported(other) and _network(group[other]) == _network(group[name])]
-        pairs += [(_points(group[name]) - _points(group[other]), other, name) for other in same[:1]]
+    bases = {name: row["of"] for name, row in decks.load()["own"].items() if "of" in row}
+    pairs = [(_points(group[name]) - _points(group[deck]), deck, name) for name, deck in bases.items()
+             if name in group and deck in group and _size(group[name]) == _size(group[deck])]
     gain, deck, own = max(pairs, default=(0, "", ""))
     if gain <= 0:
         return None
     seconds = [f"{group[name]['training']['seconds']:,.0f}" for name in (own, deck)]
     return f"+{gain:.1f} points", (
         f"come from the recipe alone: {_title(deck)} reaches {_percent(group[own])} {_interval(group[own])} in place "
-        f"of {_percent(group[deck])} {_interval(group[deck])} with the same {_network(group[deck])[2]:,} parameters, "
+        f"of {_percent(group[deck])} {_interval(group[deck])} with the same {_size(group[deck])[0]:,} parameters, "
         f"after {seconds[0]} instead of {seconds[1]} seconds of training.")
 
 
-def _network(record):
-    return record["notebook"], record["pretrained"], record["model"]["total_parameters"], record["model"]["flops"]
+def _size(record):
+    return record["model"]["total_parameters"], record["model"]["flops"]
 
 
 def _fastest(group):
-    best, first = next(iter(group)), min(group, key=lambda name: _time(group[name]))
+    best, shortest = next(iter(group)), min(map(_time, group.values()))
+    quick = next(name for name in group if _time(group[name]) <= ABOUT * shortest)  # the most accurate of these
     near = [name for name, record in group.items() if _points(record) >= _points(group[best]) - 1]
     fast = min(near, key=lambda name: _time(group[name]))
     text = "per image is the prediction time of the best"
     text += "; none within one point of it is faster" if len(near) > 1 else ""
     if fast != best:
         text = f"per image takes {_title(fast)}, the fastest within one point of the best, with {_percent(group[fast])}"
-    if first != fast:
-        text += f"; the fastest of all is {_title(first)}: {_time(group[first]):.2g} ms, {_percent(group[first])}"
+    if quick != fast:
+        text += (f"; {_title(quick)} is the best of those about as fast as any: {_time(group[quick]):.2g} ms, "
+                 f"{_percent(group[quick])}")
     return f"{_time(group[fast]):.2g} ms", f"{text}."
 
 
@@ -102,7 +114,7 @@ def _claims(profile, found):
 def _title(name):
     from lib import decks  # slow to import, and not needed where the site is as its records are
 
-    return f"“{decks.title(name)}”"
+    return f"“{decks.title(name)}” ({name})"
 
 
 def _points(record):

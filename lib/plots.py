@@ -127,7 +127,7 @@ def accuracy_against_cost(points, cost, front):
     for colour, (kind, rows) in zip(PALETTE, points.groupby("pretrained", sort=False), strict=False):
         axis.errorbar(rows[cost], rows["accuracy"], yerr=_lengths(rows), fmt="o", color=colour, capsize=2, label=kind)
     best = points.iloc[front]
-    axis.plot(best[cost], best["accuracy"], color=PALETTE[3], zorder=0, label="no cheaper model is better")
+    axis.plot(best[cost], best["accuracy"], color="0.4", zorder=0, label="no cheaper model is better")
     axis.set(xlabel=cost, ylabel="test accuracy (%)", xscale="log", title=f"Accuracy against {cost.split(' (')[0]}")
     ticks = LogLocator(subs=(1,) if np.ptp(np.log10(points[cost])) > 2 else (1, 3))
     axis.xaxis.set(major_locator=ticks, major_formatter="{x:,g}", minor_locator=NullLocator())
@@ -140,12 +140,17 @@ def accuracy_against_cost(points, cost, front):
     return fig
 
 
-def robustness(found):
-    """Return a figure of {experiment: "robustness" of its record}: accuracy over the strength of each corruption."""
+def robustness(found, named):
+    """Return a figure of {experiment: "robustness" of its record}: accuracy over the strength of each corruption.
+
+    The experiments in the list `named` have colours, all others are grey.
+    """
     fig, axes = plt.subplots(3, 2, figsize=(5.6, 7.4), sharex=True, sharey=True, layout="constrained")
-    for name, tested in found.items():
-        for axis, (kind, values) in zip(axes.flat, tested["accuracy"].items(), strict=False):
-            axis.plot(100 * np.array([tested["clean"], *values]), label=name)
+    styles = {name: {"color": "0.85", "linewidth": 1, "zorder": 1} for name in found if name not in named}
+    styles |= {name: {"color": colour, "label": name} for name, colour in zip(named, PALETTE, strict=False)}
+    for name, style in styles.items():
+        for axis, (kind, values) in zip(axes.flat, found[name]["accuracy"].items(), strict=False):
+            axis.plot(100 * np.array([found[name]["clean"], *values]), **style)
             axis.set(title=kind, xticks=range(len(values) + 1))
     axes[1, 1].tick_params(labelbottom=True)
     axes[2, 1].axis("off")
