@@ -53,7 +53,18 @@ def _model(name, record, predicted):
     history = {curve: np.round(values, 3).tolist() for curve, values in record["training"]["history"].items()}
     return {"name": name, "title": decks.title(name), "pretrained": record["pretrained"], "history": history,
             "smoothing": record["settings"].get("label_smoothing", 0), "accuracy": record["metrics"]["accuracy"],
-            "predicted": _packed(predicted)}
+            "costs": _costs(record), "predicted": _packed(predicted)}
+
+
+def _costs(record):
+    """What the table of costs says of a model, as pairs of a name and a text."""
+    images, training = record["dataset"], record["training"]
+    return [("parameters", f"{record['model']['total_parameters']:,}"),
+            ("MFLOP", f"{record['model']['flops'] / 1e6:,.1f}"),
+            ("prediction (ms)", f"{record['latency']['batch_1_ms']['median']:.2f}"),
+            ("training (s)", f"{training['seconds']:,.0f}"), ("epochs", f"{training['epochs']:,}"),
+            ("training images", f"{images['train']:,}"), ("validation images", f"{images['validation']:,}"),
+            ("device", record["device"])]
 
 
 def _packed(classes):

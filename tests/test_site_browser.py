@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+from scipy import stats
 from test_site import build
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -257,6 +258,12 @@ def test_compare_by_keyboard(page, folder):
     summary = page.inner_text("#summary")
     assert summary.startswith("A2-own is right on 90.0 % [50.0, 100.0] of 360 test images, A2 on 75.0 %")
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "54", "0", "36"]
+    assert "a probability of less than 0.0001 (McNemar" in page.inner_text("#chance")
+    for pair in ((12, 4), (3, 0), (5, 5), (300, 240)):  # SciPy's word for it
+        expected = stats.binomtest(pair[0], sum(pair)).pvalue
+        assert page.evaluate("([first, second]) => mcnemar(first, second)", pair) == pytest.approx(expected, rel=1e-9)
+    costs = page.locator("#costs-table tbody tr").all_inner_texts()
+    assert costs[0].split() == ["parameters", "315,722", "315,722"] and "a record's device" in costs[-1]
     assert page.locator("#pictures li").count() == 48
     assert "Test image 36" in page.get_attribute("#pictures .picture", "aria-label")
     assert page.locator("svg[role=img]").count() == 2
@@ -268,6 +275,7 @@ def test_compare_by_keyboard(page, folder):
     page.wait_for_function("document.querySelector('#summary').textContent.startsWith('A2 is')")
     assert page.url.endswith("#A2,A2")
     assert page.locator("#counts-table tbody td").all_inner_texts() == ["270", "0", "0", "90"]
+    assert "a probability of 1.0000 " in page.inner_text("#chance")
     assert page.locator("#charts p").count() == 0
     assert page.locator("#pictures li").count() == 0
     page.goto((folder / "compare.html").as_uri() + "#A2,A2-own")

@@ -171,7 +171,8 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
   const bytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
   const labels = bytes(packed), answers = models.map(model => bytes(model.predicted));
   const selects = [one("#first"), one("#second")], kind = one("#kind");
-  const count = test => labels.reduce((sum, label, place) => sum + test(place), 0).toLocaleString("en");
+  const total = test => labels.reduce((sum, label, place) => sum + test(place), 0);
+  const count = test => total(test).toLocaleString("en");
   selects.forEach(select => select.append(...models.map(({name, title}, index) =>
     make("option", {value: index}, title === name ? name : `${name}: ${title}`))));
   const scratch = models.findIndex((model, index) => index && !model.pretrained);
@@ -188,6 +189,11 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
     one("#counts-table").replaceChildren(grid("Test images", ["", `${names[1]} right`, `${names[1]} wrong`], [
       [`${names[0]} right`, count(place => aRight(place) && bRight(place)), count(place => aRight(place) && !bRight(place))],
       [`${names[0]} wrong`, count(place => !aRight(place) && bRight(place)), count(place => !aRight(place) && !bRight(place))]]));
+    const p = mcnemar(total(place => aRight(place) && !bRight(place)), total(place => !aRight(place) && bRight(place)));
+    one("#chance").textContent = "If both were equally good, a difference at least as large would come up with a probability of "
+      + `${p < 0.0001 ? "less than 0.0001" : p.toFixed(4)} (McNemar's test, for this one pair: whoever looks at many finds some by chance).`;
+    one("#costs-table").replaceChildren(grid("Costs", ["", ...names],
+      first.costs.map(([cost, value], place) => [cost, value, second.costs[place][1]])));
     one("#charts").replaceChildren(...["accuracy", "loss"].map(curve => chart(curve, [first, second])));
     if (first.smoothing !== second.smoothing) one("#charts").lastChild.append(make("p", {class: "facts"},
       "Soft labels raise a loss by design, so these two cannot be compared: the label smoothing is "
@@ -241,6 +247,16 @@ function compare({models, labels: packed, classes, pictures, sprite, columns}) {
   kind.onchange = draw;
   addEventListener("hashchange", address);
   address();
+}
+
+/* The two-sided exact p-value for the numbers of images that only the one and only the other model gets right. */
+function mcnemar(first, second) {
+  let sum = 0, logarithm = -(first + second) * Math.log(2);
+  for (let count = 0; count <= Math.min(first, second); count++) {
+    if (count) logarithm += Math.log((first + second - count + 1) / count);
+    sum += Math.exp(logarithm);
+  }
+  return Math.min(1, 2 * sum);
 }
 
 function grid(caption, head, rows) {
