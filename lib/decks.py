@@ -113,14 +113,18 @@ def _slack(number, claim):
 
 def comparable(record):
     """Return whether a record says anything about the decks: of CIFAR-10, their backbone, and no random weights."""
-    return (record is not None and record["dataset"]["name"] == "cifar10" and record["pretrained"] != "random"
-            and not _another_backbone(record))
+    return record is not None and _lacking(record) is None
 
 
-def _another_backbone(record):
-    """A transfer notebook takes any network of keras.applications; a title begins with the deck's."""
-    backbone = record["settings"].get("backbone")
-    return backbone is not None and backbone != title(record["experiment"]).replace(",", " ").split()[0]
+def _lacking(record):
+    """What a record would have to be of to be compared with a deck's, or None."""
+    if record["dataset"]["name"] != "cifar10":
+        return "CIFAR-10"
+    if record["pretrained"] == "random":
+        return "ImageNet weights"
+    # A transfer notebook takes any network of keras.applications; a title begins with the deck's.
+    backbone, known = record["settings"].get("backbone"), title(record["experiment"]).replace(",", " ").split()[0]
+    return None if backbone in (None, known) else "the deck's backbone"
 
 
 def needed(number, record):
@@ -129,13 +133,9 @@ def needed(number, record):
         return "the deck's device"
     if record is None:
         return "not run yet"
+    if lacking := _lacking(record):
+        return lacking
     images = record["dataset"]
-    if images["name"] != "cifar10":
-        return "CIFAR-10"
-    if record["pretrained"] == "random":
-        return "ImageNet weights"
-    if _another_backbone(record):
-        return "the deck's backbone"
     if images["train"] + images["validation"] < 50_000 or images["test"] < 10_000:
         return "all of CIFAR-10"
     settings = load()["experiments"].get(record["experiment"], {}).get("settings", {})

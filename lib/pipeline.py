@@ -152,7 +152,8 @@ def _seeded(task, seed):
     own, place = task["parameters"], f"seeds/{seed}"
     folder, values = task["folder"] / place, {"seed": seed, "profile": f"{own['profile']}/{place}"}
     return task | {"name": f"{place}/{task['name']}", "parameters": own | values, "folder": folder,
-                   "marker": folder / "runs" / f"{task['name']}.json", "own": {name: own[name] for name in values}}
+                   "home": task["folder"], "marker": folder / "runs" / f"{task['name']}.json",
+                   "own": {name: own[name] for name in values}}
 
 
 def alone(folder):
@@ -189,19 +190,22 @@ def _sweep(folder):
 def digest(task):
     """Return a hash of all that a notebook's result depends on: not Markdown, comments, and that it trains again.
 
-    Nor the seed of a sweep, which its folder names: it has run like the profile's own where the two are equal.
+    Nor the seed of a sweep, which its folder names: it has run like the profile's own where the two are equal. Of a
+    record that it shows it is the key that counts, not how long the training took.
     """
     values = {name: value for name, value in task["parameters"].items() if name != "retrain"} | task.get("own", {})
     code = [cell["source"] for cell in project.notebook(task["path"])["cells"] if cell["cell_type"] == "code"]
     modules = _library(task["root"], code)
     files = [task["root"] / "requirements.txt", *modules, *(path.with_suffix(".yaml") for path in modules)]
-    files += [task["folder"] / "records" / f"{name}.json" for names in reads(task["path"]).values() for name in names]
     if reads_records(task["path"]):
         files += sorted(path for part in ("records", "failed") for path in (task["folder"] / part).glob("[!.]*.json"))
         files += [*records.of_seeds(task["folder"]), task["folder"] / records.NEAR_DUPLICATES]
     if values.get("photo"):
         files.append(task["path"].parent / project.expanded(values["photo"]))  # seen from where the kernel works
+    shown = [records.peek(task.get("home", task["folder"]) / "records" / f"{name}.json")
+             for names in reads(task["path"]).values() for name in names]
     inputs = [code, values, data.stamp(values.get("dataset")), os.environ.get("KERAS_BACKEND"),
+              [record.get("key", record) for record in shown],
               [(path.name, project.code_of(path) if path.suffix == ".py" else
                 path.read_text(encoding="utf-8", errors="surrogateescape"))  # any bytes: who reads them will tell
                for path in files if path.is_file()]]

@@ -510,19 +510,20 @@ def edited(path, old, new):
 
 @pytest.fixture
 def digests(study, monkeypatch, tmp_path):
-    """A function that returns the digests of three notebooks: 01 reads CIFAR-10, 02 digits, 12 their records."""
+    """A function that returns the digests of three notebooks: 01 reads CIFAR-10 and shows A2, 02 digits, 12 all."""
     modules = {"deep": "x = 1  # why\n", "middle": "def f():\n    from lib import deep\n", "unused": ""}
     for name, text in modules.items():
         (study.root / "lib" / f"{name}.py").write_text(text)
     (study.root / "lib" / "deep.yaml").write_text("x: 1\n")  # what a module reads lies beside it
     imports = "import numpy\nfrom lib.middle import (\n    f,\n)"
-    study.notebook("01_one", imports, 'dataset = "cifar10"\nretrain = False')
+    study.notebook("01_one", imports, 'dataset = "cifar10"\nretrain = False', reads={"02_two": ["A2"]})
     study.notebook("02_two", parameters='dataset = "digits"\nphoto = "../cat.jpg"')
     for name in ("ROOT", "NOTEBOOKS", "PARAMETERS", "REPORTS"):
         monkeypatch.setattr(project, name, study.root / ("" if name == "ROOT" else name.lower()))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     for path in (tmp_path / "datasets" / data.ARCHIVES[0], study.root / "reports" / "smoke" / "records" / "A1.json"):
         project.atomic_write(path, "{}")
+    project.atomic_write(path.with_name("A2.json"), '{"key": "k", "seconds": 1}')
 
     def all_of_them():
         tasks = [{"path": path, "parameters": parameters.read("smoke", path), "root": study.root,
@@ -555,6 +556,8 @@ def digests(study, monkeypatch, tmp_path):
     ("the data's files", f"datasets/{data.ARCHIVES[0]}", "", "{}", "01"),
     ("another picture under a photo's name", "cat.jpg", None, b"\xff\xd8", "02"),
     ("a record", "reports/smoke/records/A1.json", "{}", '{"a": 1}', "12"),
+    ("a record that one shows", "reports/smoke/records/A2.json", '"k"', '"l"', "01 12"),
+    ("how long its training took", "reports/smoke/records/A2.json", "1", "2", "12"),
     ("another profile's record", "reports/quick/records/A1.json", None, "{}", ""),
     ("a new record", "reports/smoke/records/B1.json", None, "{}", "12"),
     ("a note that a training failed", "reports/smoke/failed/B1.json", None, "{}", "12"),
@@ -569,6 +572,16 @@ def test_what_runs_again_when_something_changes(study, digests, what, file, old,
         edited(path, old, new)
     after = digests()
     assert " ".join(name for name in sorted(before) if after[name] != before[name]) == changed, what
+
+
+def test_another_seed_has_run_like_the_profiles_own(study, tmp_path):
+    """Also where records are shown that other seeds have changed."""
+    path = study.notebook("01_one", reads={"02_two": ["A2"]})
+    task = {"name": "01_one", "path": path, "parameters": {"seed": 0, "profile": "smoke"}, "folder": tmp_path,
+            "root": study.root}  # fmt: skip
+    for number, place in enumerate((".", "seeds/1")):
+        project.atomic_write(tmp_path / place / "records" / "A2.json", json.dumps({"key": number}))
+    assert pipeline.digest(pipeline._seeded(task, 1)) == pipeline.digest(task)
 
 
 @pytest.mark.parametrize("name", ["records/A1.json", "failed/A1.json", "near_duplicates.json"])
