@@ -131,7 +131,7 @@ def _waves(tasks):
     try:
         order.prepare()
     except graphlib.CycleError as error:
-        text = f"the notebooks {', '.join(error.args[1])} read each other's records: mend `reads` in their metadata"
+        text = f"the notebooks {', '.join(error.args[1][1:])} read each other's records: mend `reads` in their metadata"
         raise project.StudyError(text) from None
     waves = []
     while names := order.get_ready():

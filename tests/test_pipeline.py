@@ -127,7 +127,7 @@ def test_notebooks_that_wait_for_each_other_are_named(study):
     study.notebook("02_two", toy.TRAIN, reads={"01_one": ["01_one"]})
     code, _, err = study.invoke("run-all", "--profile", "smoke")
     assert code == 2
-    assert re.fullmatch(r"the notebooks 0\d_\w+, .* read each other's records: mend `reads` in their metadata\n", err)
+    assert re.fullmatch(r"error: the notebooks 0\d_\w+, 0\d_\w+ read each other's records: mend `reads` .*\n", err)
 
 
 def test_relative_folders_count_from_where_the_command_runs(study):
