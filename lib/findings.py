@@ -25,29 +25,29 @@ def sentences(profile, found):
     """Return the findings as pairs of a number and the sentence that it begins, from records {experiment: record}."""
     group = models(found)
     if group:
-        pairs = [*filter(None, (part(group) for part in (_best, _from_scratch, _recipe, _fastest)))]
+        parts = (part(group) for part in (_from_scratch, _recipe, _fastest))
+        pairs = [_best(group, _waiting(found)), *filter(None, parts)]
     else:
         pairs = [("0 models", f"have a record of this run: invoke run-all {records.options(profile)} trains them.")]
     pairs.append(_claims(profile, found))
     return [[part.replace(" %", "\N{NO-BREAK SPACE}%") for part in pair] for pair in pairs]
 
 
-def _best(group):
+def _best(group, waiting):
     name, record = next(iter(group.items()))
     images = record["dataset"]
     which = f"the best of {len(group)} models" if len(group) > 1 else "the only model run"
-    waiting = _unmeasured(group)
     return _percent(record), (
         f"of the {images['test']:,} test images of {data.title(images['name'])} are classified rightly "
         f"by {which}, {_title(name)}; the 95 % interval is {_interval(record)}."
         + (f" {waiting} more models wait for their run." if waiting else ""))
 
 
-def _unmeasured(group):
-    """How many experiments have no place among these records."""
+def _waiting(found):
+    """How many experiments have no record; one with random weights has been run, too."""
     from lib import decks
 
-    return len(set(decks.names()) - group.keys())
+    return len(set(decks.names()) - found.keys())
 
 
 def _from_scratch(group):

@@ -41,7 +41,7 @@ def test_numbers_of_the_sentences():
         mobilenetv2_own=record(0.949, "07_mobilenetv2", "imagenet", 900, 11.3),
         B3=record(0.94, "07_mobilenetv2", "imagenet", 800, 9.6))
     assert "best of 5 models, “MobileNetV2, our recipe” (mobilenetv2-own)" in found["94.9 %"]
-    waiting = len(decks.names()) - 5
+    waiting = len(decks.names()) - 6  # B4 was run, with random weights
     assert "[93.9, 95.9]" in found["94.9 %"] and f". {waiting} more models wait for their run." in found["94.9 %"]
     assert "recipe” (A1-own) [82.1, 84.1], for 100 instead of 900 million operations" in found["83.1 %"]
     assert "83.1 % [82.1, 84.1] in place of 69.6 %" in found["+13.5 points"]  # as a reader subtracts
