@@ -29,15 +29,16 @@ def render(profile, folder=None, repository=None):
     """Render what is older than its inputs, of the pages of `profile` and their index; return the index's path.
 
     They lie with the run; or in `folder`, with links to the `repository` "owner/name" on GitHub: the pages that come
-    with the project must be the same in every clone.
+    with the project must be the same in every clone. Those of "reference" are to be read by others, so there a notebook
+    that was not run has its page too, which shows the small run that is kept in it.
     """
     study = _study(profile) | ({"site": folder, "repository": repository} if folder else {})
-    for card in study["runs"]:
+    for card in study["pages"]:
         _page(study, card)
     if study["bench"]:
         _bench(study)
     study["compare"] = _compare(study) is not None
-    study["headings"] = [heading for card in study["runs"] for heading in _headings(study, card)]
+    study["headings"] = [heading for card in study["pages"] for heading in _headings(study, card)]
     code = _code("findings.py", "waterfall.py", "data.py", "decks.py", "decks.yaml")
     inputs = [code, study | {"site": "the same wherever it lies"}]
     return _publish("index.html.j2", study["site"] / "index.html", study, inputs, lambda: _overview(study))
@@ -75,9 +76,9 @@ def _study(profile):
     folder = project.REPORTS / profile
     found = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
     cards = [_card(folder, path, found) for path in project.notebooks()]
-    runs = [card for card in cards if card["run"]]
+    runs, pages = ([card for card in cards if card[key]] for key in ("run", "shown"))
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": found,
-                                         "cards": cards, "runs": runs, "bench": bench.read(profile),
+                                         "cards": cards, "runs": runs, "pages": pages, "bench": bench.read(profile),
                                          "options": records.options(profile)}
 
 
@@ -98,16 +99,18 @@ def _read(path):
 
 
 def _card(folder, path, records):
-    """What the pages say of one notebook, from its source, its executed copy (`run`), its marker and its records."""
+    """What the pages say of one notebook, from its source, what is `shown` of it, its marker and its records."""
     project.notebook(path)  # which, unlike `_read`, tells nobody to delete a source
     source, run = _read(path), _read(folder / "notebooks" / path.name)
-    outputs = [output for cell in run.get("cells", []) for output in cell.get("outputs", [])]
+    shown = run or (source if folder.name == "reference" else {})
+    outputs = [output for cell in shown.get("cells", []) for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output["data"]]
     opening = next((cell["source"] for cell in source["cells"] if cell["cell_type"] == "markdown"), "")
     opening = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", opening)  # plain text: no links, no emphasis
     declared = "\n".join(cell["source"] for cell in source["cells"] if "parameters" in cell["tags"])
     return {
-        "name": path.stem, "source": source, "run": run, "marker": _read(folder / "runs" / f"{path.stem}.json"),
+        "name": path.stem, "source": source, "shown": shown, "run": bool(run),
+        "marker": _read(folder / "runs" / f"{path.stem}.json"),
         "records": [record for record in records if Path(str(record.get("notebook"))).stem == path.stem],
         "title": (re.findall(r"(?m)^#\s+(.+?)\s*$", opening) or [path.stem.replace("_", " ")])[0],
         "lead": " ".join(re.findall(r"(?m)^>[ \t]?(.*)$", opening)),
@@ -122,7 +125,7 @@ def _overview(study):
     """What stands above the cards: the steps to the best model, the findings, and the figure that compares all."""
     from lib import findings, waterfall
 
-    comparing = [card for card in study["cards"] if card["source"]["metadata"].get("study", {}).get("reads_records")]
+    comparing = [card for card in study["runs"] if card["source"]["metadata"].get("study", {}).get("reads_records")]
     found = _complete(study)
     story, pictures = waterfall.story(found) or ("", [])
     return {"findings": findings.sentences(study["profile"], found),
@@ -173,7 +176,7 @@ def _headings(study, card):
 
 
 def _page(study, card):
-    others = [(other["name"], other["title"], bool(other["run"])) for other in study["cards"]]
+    others = [(other["name"], other["title"], bool(other["shown"])) for other in study["cards"]]
     path, inputs = study["site"] / f"{card['name']}.html", [study.get("line"), study.get("repository"), card, others]
     return _publish("page.html.j2", path, study, inputs, lambda: _article(study, card))
 
@@ -185,16 +188,17 @@ def _bench(study):
     results = list(study["bench"].values())
     marker = {"created": max(result["created"] for result in results),
               "seconds": sum(result["took_seconds"] for result in results)}
-    card = {"name": "bench", "title": "How fast", "records": results, "marker": marker, "banner": [], "meanings": {}}
+    card = {"name": "bench", "title": "How fast", "records": results, "run": True, "marker": marker, "banner": [],
+            "meanings": {}}
 
     def article():
         cells = [{"cell_type": "markdown", "metadata": {}, "tags": [], "source": benchpage.report(study["bench"])}]
-        card["source"] = card["run"] = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}
+        card["source"] = card["shown"] = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}
         values = _article(study, card)
         body = re.sub(r"data:image/png;base64,([^\"]+)", lambda png: _picture(png[1]), values["body"])
-        return values | {"body": body, "runs": [*study["runs"], card]}
+        return values | {"body": body, "pages": [*study["pages"], card]}
 
-    before = [(other["name"], other["title"]) for other in study["runs"][-1:]]
+    before = [(other["name"], other["title"]) for other in study["pages"][-1:]]
     inputs = [_code("bench.py", "benchpage.py", "decks.yaml"), study.get("line"), study["bench"], before]
     return _publish("page.html.j2", study["site"] / "bench.html", study, inputs, article)
 
@@ -295,10 +299,10 @@ def _article(study, card):
     """A notebook's cells as HTML whose links lead somewhere, and its table of contents: (level, id, title)."""
     import nbformat
 
-    cells, current = _cells(card["source"]["cells"], card["run"]["cells"])
-    notebook = nbformat.from_dict(card["run"] | {"cells": cells})
+    cells, current = _cells(card["source"]["cells"], card["shown"]["cells"])
+    notebook = nbformat.from_dict(card["shown"] | {"cells": cells})
     body, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(project.NOTEBOOKS)}})
-    pages, contents = {other["name"]: bool(other["run"]) for other in study["cards"]}, {}
+    pages, contents = {other["name"]: bool(other["shown"]) for other in study["cards"]}, {}
 
     def heading(match):
         level, anchor, title = match.groups()

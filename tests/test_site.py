@@ -325,6 +325,25 @@ def test_profile_without_a_run_has_an_index_that_says_how_to_run(study):
     assert text.count("invoke run-all --profile quick --only") == 3 and "0 of 3 notebooks run" in text
 
 
+def test_the_reference_has_a_page_of_what_was_not_run_too(pages, study, edit):
+    shutil.copytree(study / "reports/smoke", study / "reports/reference", ignore=shutil.ignore_patterns("site"))
+    second = study / "notebooks/02_second.ipynb"
+    ran = (study / "reports/smoke/notebooks/01_first.ipynb").read_text("utf-8")
+    edit("notebooks/02_second.ipynb", second.read_text("utf-8"), ran.replace("Not CIFAR-10 but", "Not photos but"))
+    index = site.render("reference")
+    shown = {path.stem: path.read_text("utf-8") for path in index.parent.glob("*.html")}
+    shutil.rmtree(study / "reports/reference")
+    head, body = shown["02_second"].split("<article>")
+    assert head.count("Not run in full yet") == head.count("Not photos but a") == 1 and "About this run" not in head
+    assert "as &lt;asked&gt;" not in head and "It works in 2 epochs" in body  # the line is that of the run
+    assert 'rel="prev" href="01_first.html"' in body and 'rel="next" href="03_third.html"' in body
+    assert 'href="02_second.html">the second</a>' in shown["01_first"] and "Not run" not in shown["01_first"]
+    of_it = card(shown, "02_second")
+    assert "missing" in of_it[1] and 'href="02_second.html"' in of_it[0] and "--only 02" in of_it[0]
+    assert not re.search("<img|It works", of_it[0])
+    assert "2 of 3 notebooks run" in shown["index"] and "Not photos but" not in shown["index"]
+
+
 def test_index_has_findings_and_all_headings(pages):
     index = pages["index"]
     assert "<strong>90.0\N{NO-BREAK SPACE}%</strong>" in index and "best of 2 models" in index
