@@ -65,6 +65,11 @@ class Split(NamedTuple):
         """Return the split with only these rows (a slice keeps the memory map, an index array copies)."""
         return Split(*(array if array is None else array[rows] for array in self))
 
+    def join(self, other):
+        """Return a split with the rows of this one, then of another one."""
+        return Split(*(mine if mine is None else np.concatenate([mine, theirs])
+                       for mine, theirs in zip(self, other, strict=True)))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -96,6 +101,14 @@ class Dataset:
     def num_classes(self):
         """Number of classes."""
         return len(self.class_names)
+
+    def join_validation(self, held):
+        """Return the same data with all but `held` validation images, which still watch, among the training images.
+
+        It is for the last training of a recipe that is chosen, when validation images have nothing left to decide.
+        """
+        watching, joining = self.validation.take(slice(held)), self.validation.take(slice(held, None))
+        return replace(self, train=self.train.join(joining), validation=watching)
 
     def __str__(self):
         sizes = " / ".join(f"{len(getattr(self, split).labels):,}" for split in SPLITS)

@@ -123,6 +123,19 @@ def test_the_validation_images_have_the_class_shares_of_the_training_images():
     assert abs(shares(digits.validation.labels) - shares(digits.train.labels)).max() < 1 / 144
 
 
+def test_validation_images_join_the_training_images_but_for_those_that_watch():
+    images = data.load_dataset("digits")
+    joined = images.join_validation(held=30)
+    assert joined.validation.indices.tolist() == images.validation.indices[:30].tolist()
+    together = [*images.train.indices, *images.validation.indices[30:]]
+    assert joined.train.indices.tolist() == together
+    source = {index: image for part in (images.train, images.validation)
+              for index, image in zip(part.indices, part.images, strict=True)}  # fmt: skip
+    assert np.array_equal(joined.train.images, [source[index] for index in together])
+    assert joined.test is images.test
+    assert joined.train.mirrored is None
+
+
 @pytest.mark.parametrize("limit", [50, 500, 1000])
 def test_a_smaller_part_is_contained_in_a_larger_one(limit):
     """And has its class shares: learning curves over the amount of data compare like with like."""
