@@ -40,9 +40,9 @@ def predict_views(model, images, shift=1):
 def metrics(probabilities, labels, seed=0):
     """Return {name: {value, low, high}} for probabilities (n, classes) and true labels (n,).
 
-    accuracy has a Wilson interval; macro precision, recall and F1, where classes count alike, and weighted precision
-    and F1, where they count by their test images, a percentile bootstrap over the test images; loss (cross-entropy in
-    nats) a normal interval of the mean. All at 95 %.
+    accuracy has a Wilson interval; macro precision, recall and F1, where all classes that have test images count alike,
+    and weighted precision and F1, where they count by these, a percentile bootstrap over the test images; loss
+    (cross-entropy in nats) a normal interval of the mean, which ends at 0. All at 95 %.
     """
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
@@ -65,22 +65,25 @@ def _loss(probabilities, labels):
     true_class = np.clip(probabilities[np.arange(len(labels)), labels], keras.config.epsilon(), 1).astype(np.float64)
     losses = -np.log(true_class)
     margin = 1.96 * losses.std(ddof=min(1, len(losses) - 1)) / np.sqrt(len(losses))  # one image has no spread
-    return _interval(losses.mean(), losses.mean() - margin, losses.mean() + margin)
+    return _interval(losses.mean(), max(0.0, losses.mean() - margin), losses.mean() + margin)
 
 
 def _averages(counts, cells, classes):
     """Macro and weighted scores (k,) of confusion matrices, given by counts (k, n) of the cells (true, predicted).
 
-    The score of a class is 0 where it has no images. Weighted recall is the accuracy, so it is left out.
+    A class without images, which a small one can be in a bootstrap sample, has no score. Weighted recall is the
+    accuracy, so it is left out.
     """
     true, predicted = cells
     rows, columns = (sparse.csr_array((np.ones(len(each)), (np.arange(len(each)), each)), (len(each), classes))
                      for each in cells)
     hits, actual, answered = counts * (true == predicted) @ rows, counts @ rows, counts @ columns
     precision, recall = hits / np.maximum(answered, 1), hits / np.maximum(actual, 1)
-    f1, share = 2 * hits / np.maximum(actual + answered, 1), actual / actual.sum(axis=1, keepdims=True)
-    return {"precision_macro": precision.mean(1), "recall_macro": recall.mean(1), "f1_macro": f1.mean(1),
-            "precision_weighted": (share * precision).sum(1), "f1_weighted": (share * f1).sum(1)}
+    f1 = 2 * hits / np.maximum(actual + answered, 1)
+    alike, share = (weights / weights.sum(axis=1, keepdims=True) for weights in (actual > 0, actual))
+    return {"precision_macro": (alike * precision).sum(1), "recall_macro": (alike * recall).sum(1),
+            "f1_macro": (alike * f1).sum(1), "precision_weighted": (share * precision).sum(1),
+            "f1_weighted": (share * f1).sum(1)}
 
 
 def _interval(value, low, high):

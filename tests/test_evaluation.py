@@ -60,13 +60,36 @@ def test_metrics_equal_those_of_scikit_learn(seed):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_class_that_is_never_predicted_counts_as_zero():
-    """And one that does not occur; without a division by zero."""
+    """Without a division by zero."""
     probabilities, labels = predictions(300, 5)
     probabilities[:, 2] = 0
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    labels[labels == 4] = 0
     probabilities[labels == 2] = np.float32([0.2, 0.2, 0.2, 0.2, 0.2]) + np.float32([0.1, 0, -0.1, 0, 0])
     assert values(probabilities, labels) == pytest.approx(by_scikit_learn(probabilities, labels), abs=2e-6)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_class_without_test_images_has_no_score():
+    """Who answers everything rightly has 1, although the third class was never asked for."""
+    assert set(values(np.eye(3)[[0, 1, 1]] * 0.97 + 0.01, np.array([0, 1, 1])).values()) == {1.0, 0.020203}
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_small_classes_have_honest_intervals(count):
+    """A sample of the bootstrap lacks many of a hundred classes; that is no error of the model."""
+    labels = np.repeat(np.arange(100), count)
+    right = evaluation.metrics(np.eye(100)[labels], labels)
+    assert {tuple(right[name].values()) for name in NAMES[:-1] if name != "accuracy"} == {(1.0, 1.0, 1.0)}
+    answers = np.where(np.arange(len(labels)) % 5, labels, (labels + 1) % 100)
+    recall = evaluation.metrics(np.eye(100)[answers], labels)["recall_macro"]
+    assert recall["value"] == pytest.approx(0.8)
+    assert recall["low"] < 0.8 < recall["high"]
+
+
+def test_no_loss_lies_below_zero():
+    """Where one certain error among a hundred makes it and its spread."""
+    loss = evaluation.metrics(np.eye(2)[[0] * 99 + [1]], np.zeros(100, int))["loss"]
+    assert loss["low"] == 0 < loss["value"] < loss["high"]
 
 
 def test_a_certain_error_has_a_finite_loss():
@@ -109,11 +132,13 @@ def test_a_thousand_classes_take_little_memory():
     """The bootstrap draws the filled cells of the confusion matrix: of a million, one for each image at most."""
     probabilities, labels = predictions(1000, classes=1000, skill=5)
     tracemalloc.start()
-    metrics = evaluation.metrics(probabilities, labels)
+    score = evaluation.metrics(probabilities, labels)["f1_macro"]
     assert tracemalloc.get_traced_memory()[1] < 300e6
     tracemalloc.stop()
-    assert metrics["f1_macro"]["value"] == pytest.approx(
-        f1_score(labels, probabilities.argmax(axis=1), labels=range(1000), average="macro", zero_division=0), abs=2e-6)
+    there = np.unique(labels)
+    assert score["value"] == pytest.approx(
+        f1_score(labels, probabilities.argmax(axis=1), labels=there, average="macro", zero_division=0), abs=2e-6)
+    assert score["low"] < score["value"] < score["high"]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 3])
