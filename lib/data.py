@@ -142,10 +142,10 @@ def published(name):
 def load_dataset(name, train_limit=None, test_limit=None, large=False):
     """Return the `Dataset` of a name in `NAMES`, or of the folder at a path; its splits are the same for every seed.
 
-    A limit keeps a stratified part: every smaller part is contained in every larger one, and the validation set
-    shrinks in proportion to the training set. Images have 32 pixels a side; with `large`, for networks that were
-    trained on large photos, those of a folder have 128. Raises DataError where the data is missing, damaged or unknown,
-    and for a limit below 0.
+    A limit keeps a stratified part: every smaller part is contained in every larger one, the validation set shrinks in
+    proportion to the training set, and of each class a test image is kept. Images have 32 pixels a side; with `large`,
+    for networks that were trained on large photos, those of a folder have 128. Raises DataError where the data is
+    missing, damaged or unknown, and for a limit below 0.
     """
     if min(train_limit or 0, test_limit or 0) < 0:
         raise DataError("train_limit and test_limit must be numbers of images, or 0, which takes all")
@@ -160,18 +160,24 @@ def load_dataset(name, train_limit=None, test_limit=None, large=False):
     share = min(1, (train_limit or np.inf) / len(data.train.labels))
     train, validation = (split.take(slice(max(1, round(share * len(split.labels)))))
                          for split in (data.train, data.validation))
-    few = test_limit and test_limit < len(data.test.labels)
-    test = data.test.take(np.sort(stratified_order(data.test.labels)[:test_limit])) if few else data.test
+    labels = data.test.labels
+    few = max(test_limit or len(labels), len(np.unique(labels)))
+    test = data.test.take(np.sort(stratified_order(labels)[:few])) if few < len(labels) else data.test
     return replace(data, train=train, validation=validation, test=test)
 
 
 def stratified_order(labels):
-    """Return indices (n,) in a fixed random order of which every leading part has the class shares of the whole."""
+    """Return indices (n,) in a fixed random order of which every leading part has the class shares of the whole.
+
+    One of each class comes first, or the small ones of many would be left out of a small part.
+    """
     position, generator = np.empty(len(labels)), np.random.default_rng(0)
     for label in np.unique(labels):  # each class shuffled and spread evenly
         members = generator.permutation(np.flatnonzero(labels == label))
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((labels, position))
+    order = np.lexsort((labels, position))
+    first = np.sort(np.unique(labels[order], return_index=True)[1])
+    return np.concatenate([order[first], np.delete(order, first)])
 
 
 def find_or_download_cifar(name="cifar10"):

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from lib import data, pictures, project, records
@@ -63,7 +64,7 @@ def _forget(newest, root):
 
 
 def _source(root):
-    return f"from {_clean(str(root))}"
+    return f"from {project.printable(root)}"
 
 
 def stamp(name):
@@ -79,9 +80,11 @@ def _stamp(root, files):
 def path_of(name):
     """Return the absolute path of a folder of images; relative ones count from the project's root.
 
-    Raises data.DataError where there is none.
+    Raises data.DataError where there is none, or where its path is not Unicode: no notebook could take it.
     """
     root = project.ROOT / project.expanded(name)
+    if os.fsencode(root).decode("utf-8", "replace") != str(root):
+        raise data.DataError(f"{project.printable(root)} has a name that is not Unicode: rename the folder")
     if not root.is_dir():
         if root.exists():
             raise data.DataError(f"{root} is a file: give the folder whose subfolders hold the images of the classes")
@@ -92,14 +95,8 @@ def path_of(name):
 
 def display_name(root):
     """Return what a folder's data set is called: never as one of the data sets that the project knows."""
-    name = _clean(root.name) or "images"
+    name = project.printable(root.name) or "images"
     return f"{name} folder" if name in data.NAMES else name
-
-
-def _clean(name):
-    """A file's name with what cannot be shown in a line replaced."""
-    name = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
 
 
 def _files(root):
@@ -116,14 +113,14 @@ def _files(root):
             split = SPLIT_NAMES[part.name.lower()] if splits else None
             seen = set()
             for folder in _subfolders(part):
-                label = _clean(folder.name)
+                label = project.printable(folder.name)
                 if label in seen:  # names that are not UTF-8 may read alike
                     raise data.DataError(f"{root} has two folders whose names both read {label}: rename one")
                 seen.add(label)
                 classes.setdefault(split, set()).add(label)
-                for entry in _below(folder):
-                    state = entry.stat()
-                    files.append(File(entry.path, split, label, state.st_size, state.st_mtime_ns))
+                for path in _below(folder):
+                    state = path.stat()
+                    files.append(File(str(path), split, label, state.st_size, state.st_mtime_ns))
     except OSError as error:
         raise data.DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     names = classes.pop("train" if splits else None, set())
@@ -146,19 +143,21 @@ def _check_classes(root, classes, others):
 
 def _subfolders(path):
     with os.scandir(path) as entries:
-        return sorted((entry for entry in entries if entry.is_dir() and not entry.name.startswith(IGNORED)),
+        return sorted((entry for entry in entries if Path(entry).is_dir() and not entry.name.startswith(IGNORED)),
                       key=lambda entry: entry.name)
 
 
 def _below(path):
-    """All files below a folder, sorted; links to folders are left out, so that none leads round in a circle."""
-    with os.scandir(path) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path)
-        elif entry.is_file():  # no device, no broken link
-            yield entry
+    """The paths of all files below a folder, sorted; links to folders are left out, or one might lead in a circle."""
+
+    def refuse(error):
+        raise error
+
+    found = []
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(filter(Path.is_file, found))  # no device, no broken link
 
 
 def _check_counts(root, classes, files):
@@ -219,7 +218,7 @@ def _fill(maps, root, files):
         try:
             photo = pictures.open_photo(files[index].path)
         except pictures.PhotoError as error:
-            return _clean(str(error).removeprefix("the photo ").removeprefix(f"{root}{os.sep}"))
+            return str(error).removeprefix("the photo ").removeprefix(f"{project.printable(root)}{os.sep}")
         for size, images in maps.items():
             images[index] = photo.shrunk(size)
         return None
@@ -252,8 +251,9 @@ def _split(readable, labels, given):
     for split, share in HELD_OUT.items():
         if not len(rows[split]):
             rows["train"], rows[split] = _deal(rows["train"], labels, share)
-    return {"train": _ordered(rows["train"], labels), "validation": _ordered(rows["validation"], labels),
-            "test": np.sort(rows["test"])}  # fmt: skip
+    for split in ("train", "validation"):
+        rows[split] = rows[split][data.stratified_order(labels[rows[split]])]
+    return rows | {"test": np.sort(rows["test"])}
 
 
 def _deal(rows, labels, share):
@@ -264,10 +264,3 @@ def _deal(rows, labels, share):
         members = np.flatnonzero(labels[order] == label)
         taken[members[: max(1, round(share * len(members)))]] = True
     return order[~taken], order[taken]
-
-
-def _ordered(rows, labels):
-    """Return rows in `data.stratified_order`, but before it one of each class: a small part has them all, if it can."""
-    order = rows[data.stratified_order(labels[rows])]
-    first = np.unique(labels[order], return_index=True)[1]
-    return np.concatenate([order[np.sort(first)], np.delete(order, first)])

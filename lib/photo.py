@@ -95,6 +95,8 @@ def trained(profile=None, names=(), missing_ok=False):
 def _saved(name, path):
     record = path.parent.parent / "records" / f"{name}.json"
     record = records.read(record) if record.exists() else None
+    if record and record.get("weights") != records.checksum(path):
+        record = None  # of an earlier model of this name: a run was cut short between the two
     dataset = record["dataset"]["name"] if record else "unknown"
     known = record["dataset"].get("classes") if record else None
     classes = tuple(known or CLASSES.get(dataset) or (f"class {index}" for index in range(10_000)))

@@ -63,7 +63,8 @@ def open_photo(source, name=None):
     2000, which are decoded by libraries of their own, 10 to 20.
     Raises PhotoError where it is missing, not an image, damaged, or larger than what Pillow takes for a bomb.
     """
-    name, path = name or str(source), source if isinstance(source, bytes) else project.expanded(source)
+    name = project.printable(name or str(source))
+    path = source if isinstance(source, bytes) else project.expanded(source)
     try:
         if not isinstance(path, bytes) and not path.is_file():
             kind = "is a folder: name a photo in it" if path.is_dir() else "is not there: check the path"
@@ -90,8 +91,11 @@ def open_photo(source, name=None):
 
 
 def _what_it_is(source):
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        start = file.read(12)
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            start = file.read(12)
+    except OSError as error:  # it has gone since
+        return f"cannot be read ({error.strerror})"
     if not start:
         return "is empty: copy or download it again"
     if start[4:12] in HEIC:
@@ -117,7 +121,7 @@ def _reduced(image):
     """Return a decoded image of any mode in RGB, reduced by a whole factor: band by band, to need little memory."""
     (width, height), factor = image.size, max(1, min(image.size) // KEEP)
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    extremes = image.getextrema() if image.mode in ("I", "F") else None
+    extremes = _extremes(image)
     rows = factor * max(1, 2**20 // (factor * width))
     for top in range(0, height, rows):
         band = _rgb(image.crop((0, top, width, min(top + rows, height))), extremes)
@@ -125,12 +129,25 @@ def _reduced(image):
     return small
 
 
+def _extremes(image):
+    """The values that become black and white: of 32 bits, which have no natural white, the lowest and the highest."""
+    if image.mode not in ("I", "F"):
+        return None
+    if image.format == "PPM":  # to whose white Pillow gives this number
+        return 0, 65535
+    low, high = image.getextrema()
+    if not np.isfinite([low, high]).all():
+        values, finite = np.asarray(image), np.isfinite(image)
+        low, high = values.min(where=finite, initial=np.inf), values.max(where=finite, initial=-np.inf)
+    return (low, high) if low < high else (low - 1, low + 1)  # one shade is a grey
+
+
 def _rgb(image, extremes):
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif extremes:  # 32 bits have no natural white
+    elif extremes:
         low, high = extremes
-        scaled = (np.asarray(image, np.float32) - low) * (255 / (high - low or 1))
+        scaled = (np.asarray(image, np.float32) - low) * (255 / (high - low))
         image = Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")

@@ -88,6 +88,12 @@ def one_line(error):
     return f"{text[:200]}…" if len(text) > 200 else text or type(error).__name__
 
 
+def printable(name):
+    """Return the name of a file as it can stand in a line: what cannot be shown is replaced."""
+    name = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+
+
 def unfinished(name):
     """Return the hidden name under which this process writes what will be called `name`."""
     return f"{UNFINISHED}{os.getpid()}-{name}"

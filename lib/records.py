@@ -5,6 +5,7 @@ Introduced in notebook 02. The fields are listed in `REQUIRED`; experiments may 
 
 import contextlib
 import json
+import zipfile
 from datetime import UTC, datetime
 
 from lib import project
@@ -190,6 +191,18 @@ def predictions(profile, experiment):
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
 
 
+def checksum(saved):
+    """Return the CRC of the weights in a `.keras` file, by which its record knows it, from its table of contents.
+
+    Raises RecordError where there are none.
+    """
+    try:
+        with zipfile.ZipFile(saved) as file:
+            return file.getinfo("model.weights.h5").CRC
+    except (OSError, LookupError, zipfile.BadZipFile) as error:
+        raise RecordError(saved, f"cannot be read ({project.one_line(error)})") from error
+
+
 def write_table(profile, name, frame):
     """Keep a notebook's table of results, a pandas DataFrame, beside the records: {name}.json is a list of its rows."""
     project.atomic_write(folder(profile) / f"{name}.json", json.dumps(frame.to_dict("records"), indent=1) + "\n")
@@ -242,6 +255,8 @@ def checked(fields, name):
     wrong = [field for field, kind in REQUIRED.items() if not isinstance(fields.get(field, ...), kind)]
     if wrong or fields["schema"] != SCHEMA:
         raise RecordError(name, f"lacks {', '.join(wrong) or f'schema {SCHEMA}'}")
+    if not isinstance(fields["dataset"].get("name"), str):
+        raise RecordError(name, "lacks dataset.name")
     accuracy = fields["metrics"].get("accuracy")
     if not isinstance(accuracy, dict) or not isinstance(accuracy.get("value"), (int, float)):
         raise RecordError(name, "lacks metrics.accuracy.value")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import sys
 import time
-import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -290,7 +289,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
               "calibration": evaluation.temperature_scaling(probabilities, labels, *answers),
               **_measured(model, data, views)}
     models.save(model, saved)
-    record["weights"] = _checksum(saved)
+    record["weights"] = records.checksum(saved)
     records.write(record, probabilities, labels)
     checkpoint.unlink(missing_ok=True)
     print(_summary(record))
@@ -355,18 +354,9 @@ def _kept(profile, name, key, saved):
     if not (path.exists() and saved.exists() and (folder / "predictions" / f"{name}.npz").exists()):
         return None
     record = records.read(path)
-    if record.get("key") != key or record.get("weights") != _checksum(saved):  # or: it was cut short between the two
+    if record.get("key") != key or record.get("weights") != records.checksum(saved):  # cut short between the two
         return None
     return Run(record, *records.predictions(profile, name))
-
-
-def _checksum(saved):
-    """The CRC of the weights in a `.keras` file, from its table of contents; raises RecordError where it has none."""
-    try:
-        with zipfile.ZipFile(saved) as file:
-            return file.getinfo("model.weights.h5").CRC
-    except (OSError, LookupError, zipfile.BadZipFile) as error:
-        raise records.RecordError(saved, f"cannot be read ({project.one_line(error)})") from error
 
 
 def _describe(callbacks):

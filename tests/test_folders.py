@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import threading
 
@@ -222,8 +223,10 @@ def test_a_decompression_bomb_is_left_out(photos, monkeypatch):
 
 
 def test_links_and_hidden_files_do_no_harm(photos, tmp_path):
-    """A circle, a device, a broken link, what macOS and editors leave; a link to a class is followed."""
+    """Circles, a device, a broken link, what macOS and editors leave; a link to a class is followed."""
     (photos / "cats" / "circle").symlink_to(photos)
+    for place in (photos, photos / "cats"):
+        (place / "itself").symlink_to(place / "itself")
     (photos / "cats" / "zero.png").symlink_to("/dev/zero")
     (photos / "cats" / "nowhere.png").symlink_to(tmp_path / "nowhere.png")
     write(tmp_path / "elsewhere")
@@ -244,7 +247,30 @@ def test_odd_names_do_no_harm(photos, name):
     images = data.load_dataset(photos)
     assert images.num_classes == 3
     assert all(each.isprintable() for each in images.class_names)
-    assert len(data.slug(photos)) <= 60
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ä" * 80, "…"])
+def test_an_odd_root_does_no_harm(photos, name):
+    """Its name is a part of the names of files."""
+    odd = photos.rename(photos.with_name(name))
+    assert data.load_dataset(odd).name.isprintable()
+    assert re.fullmatch(r"[\w.-]{1,60}", data.slug(odd))
+
+
+def test_a_root_that_is_not_unicode_is_one_line(photos):
+    """Parameters, which are Unicode, could not name it to a notebook."""
+    odd = photos.rename(photos.with_name(os.fsdecode(b"ph\xfftos")))
+    assert "ph\N{REPLACEMENT CHARACTER}tos has a name that is not Unicode: rename the folder" in refusal(odd)
+
+
+def test_small_classes_keep_a_test_image(tmp_path, cache):
+    """Where few of many images are tested, and of fewer than there are classes."""
+    for index in range(60):
+        write(tmp_path / "many" / f"{index:02}", count=5)
+    write(tmp_path / "many" / "large", count=200)
+    for limit in (10, 70):
+        tested = data.load_dataset(tmp_path / "many", test_limit=limit).test.labels
+        assert (len(tested), len(np.unique(tested))) == (max(limit, 61), 61)
 
 
 def refusal(path):

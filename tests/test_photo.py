@@ -10,12 +10,12 @@ import sys
 import zlib
 from datetime import UTC, datetime
 
-from lib import photo, pictures, project
+from lib import photo, pictures, project, records
 
 import numpy as np
 import pytest
 from conftest import one_line
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 RED, BLUE = (250, 10, 10), (10, 10, 250)
 
@@ -74,6 +74,25 @@ def test_grey_is_grey_at_every_depth(file, image, name):
     assert pixels.shape == (40, 60, 3)
     assert pixels[20, 5].min() > 240
     assert pixels[20, -5].max() < 10
+
+
+def test_sixteen_bits_are_the_same_shades_in_every_format(file):
+    """A dark picture stays dark, and a white one white."""
+    for shades in (np.linspace(30000, 35000, 60), np.full(60, 65535)):
+        image = Image.fromarray(np.tile(shades, (40, 1)).astype(np.uint16))
+        png, tiff, pgm = (np.asarray(pictures.open_photo(file(image, f"a.{kind}")).image, int)
+                          for kind in ("png", "tiff", "pgm"))
+        assert np.array_equal(png, tiff) and abs(png - pgm).max() <= 1
+
+
+@pytest.mark.parametrize(("values", "shades"), [
+    ([0.8] * 60, (127, 127)), ([np.nan, np.inf] + [0.1, 0.9] * 29, (0, 255)), ([np.nan] * 60, (0, 0)),
+])  # fmt: skip
+def test_numbers_without_a_scale_get_one(file, values, shades):
+    """One shade is grey; what is not a number changes nothing else."""
+    image = Image.fromarray(np.tile(values, (40, 1)).astype(np.float32))
+    pixels = np.asarray(pictures.open_photo(file(image, "a.tiff")).image)[:, 2:]
+    assert (pixels.min(), pixels.max()) == shades
 
 
 def test_sixteen_bits_of_each_colour_are_colours(tmp_path):
@@ -211,14 +230,35 @@ def test_a_header_that_promises_too_much_costs_nothing(tmp_path):
     ("a.png", b"hello", "is not an image"),
     ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC, which Pillow does not read by itself: save it as JPEG"),
     ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
-    ("a.png", b"\x89PNG\r\n\x1a\n" + 30 * b"\0", "is"),
+    ("a.png", b"\x89PNG\r\n\x1a\n" + 30 * b"\0", "is not an image"),
 ])  # fmt: skip
 def test_what_is_not_a_photo_is_one_line(tmp_path, name, content, says):
     """That says what to do."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(pictures.PhotoError, match=says) as error:
+    with pytest.raises(pictures.PhotoError, match=rf"/{name} {says}") as error:
         pictures.open_photo(tmp_path / name)
-    assert name in one_line(error)
+    one_line(error)
+
+
+def test_a_name_is_shown_in_one_line(file):
+    """Whatever is in it."""
+    assert str(pictures.open_photo(file(halves(), "a\nb.png"))).startswith("a\N{REPLACEMENT CHARACTER}b.png: 60×40")
+    with pytest.raises(pictures.PhotoError, match=r"c.d\.png is not there") as error:
+        pictures.open_photo("c\033d.png")
+    one_line(error)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_one_line(tmp_path, monkeypatch):
+    """Pillow finds no picture, and there is nothing left to say why."""
+    def vanish(path, **_):
+        path.unlink()
+        raise UnidentifiedImageError
+
+    monkeypatch.setattr(Image, "open", vanish)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(pictures.PhotoError, match=r"a.txt cannot be read \(No such file or directory\)") as error:
+        pictures.open_photo(tmp_path / "a.txt")
+    one_line(error)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.webp", "a.tiff", "a.bmp"])
@@ -319,6 +359,7 @@ def saved(reports, monkeypatch):
         model.save(path)
     (path.parent / ".123-C1.keras").write_bytes(b"")
     record = json.loads((project.ROOT / "reports" / "reference" / "records" / "A1.json").read_text())
+    record["weights"] = records.checksum(path.with_name("A1.keras"))
     (reports / "smoke" / "records").mkdir()
     (reports / "smoke" / "records" / "A1.json").write_text(json.dumps(record))
     return reports
@@ -342,6 +383,14 @@ def test_random_weights_are_named(saved):
     best = photo.trained()[0]
     assert (best.dataset, best.classes[3]) == ("cifar10 from random weights", "cat")
     assert best.title == "CIFAR-10 from random weights"
+
+
+@pytest.mark.usefixtures("study")
+def test_a_record_beside_other_weights_says_nothing_of_them(saved):
+    """A run that was cut short has written its model, but not yet the record."""
+    path = saved / "smoke" / "records" / "A1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": 1}))
+    assert [(each.dataset, each.accuracy) for each in photo.trained()] == 2 * [("unknown", None)]
 
 
 def test_many_classes_are_not_all_listed():
