@@ -5,8 +5,9 @@ Introduced in notebook 13. Keras is imported only once there is something to exp
 
 import importlib.util
 import warnings
+from pathlib import Path
 
-from lib import data, photo, project
+from lib import data, photo, project, records
 
 import numpy as np
 
@@ -41,13 +42,14 @@ def export(kind, name=None, profile=None):
         path = saved.path.parent.parent / "exported" / f"{saved.name}.{suffix}"
         try:
             model = photo.load(saved)
-            difference, same = convert(model, path, kind, images_for(saved, model.input_shape[1:]))
+            images = images_for(saved, model.input_shape[1:])
+            difference, same = convert(model, path, kind, images)
         except project.StudyError as error:
             failed.append(saved.name)
             print(f"{saved.name}: {error}", flush=True)
         else:
-            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on {IMAGES} images it differs from Keras in float32 by "
-                  f"{difference:.0e} at most and names the same class in {same:.1%}", flush=True)  # fmt: skip
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on {len(images)} images it differs from Keras in "
+                  f"float32 by {difference:.0e} at most and names the same class in {same:.1%}", flush=True)
     if failed:
         raise ExportError(f"{len(failed)} of {len(models)} models were not exported: {', '.join(failed)}")
 
@@ -103,9 +105,11 @@ def as_float32(model):
 
 
 def images_for(saved, shape):
-    """Return test images (256, *shape) uint8: of the data a model was trained on, else digits, else noise."""
-    name = known if data.find_cifar(known := saved.dataset.removesuffix(photo.RANDOM)) else "digits"
-    images = np.ascontiguousarray(data.load_dataset(name, test_limit=IMAGES).test.images)
+    """Return up to 256 test images (n, *shape) uint8: of the data a model was trained on, else digits, else noise."""
+    known = saved.dataset.removesuffix(photo.RANDOM)
+    own = records.dataset(saved.path.parents[1].relative_to(project.REPORTS)) or ""
+    name = known if data.find_cifar(known) else own if Path(own).is_absolute() and Path(own).is_dir() else "digits"
+    images = np.ascontiguousarray(data.load_dataset(name, test_limit=IMAGES, large=shape[0] > 32).test.images)
     if images.shape[1:] == shape:
         return images
     return np.random.default_rng(0).integers(0, 256, (IMAGES, *shape), np.uint8)

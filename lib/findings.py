@@ -29,7 +29,8 @@ def sentences(profile, found):
         pairs = [_best(group, _waiting(found)), *filter(None, parts)]
     else:
         pairs = [("0 models", f"have a record of this run: invoke run-all {records.options(profile)} trains them.")]
-    pairs.append(_claims(profile, found))
+    if {record["dataset"]["name"] for record in found.values()} <= {"cifar10", "digits"}:  # which stand in for CIFAR-10
+        pairs.append(_claims(profile, found))
     return [[part.replace(" %", "\N{NO-BREAK SPACE}%") for part in pair] for pair in pairs]
 
 

@@ -1,5 +1,6 @@
 """Puts the site into a folder that any static host can serve as it is, after checking every link inside it."""
 
+import html
 import re
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from lib import project, site
+from lib import project, records, site
 
 MARKER = ".nojekyll"  # tells GitHub Pages to serve the files as they are, and us which of them we put there
 NOT_FOUND = "404.html"
@@ -20,7 +21,7 @@ def publish(profile, folder):
     files but was not made here, and for a link that leads nowhere.
     """
     folder = Path(folder)
-    earlier = (folder / MARKER).read_text("utf-8").split("\n") if (folder / MARKER).exists() else []
+    earlier = (folder / MARKER).read_text("utf-8", "replace").split("\n") if (folder / MARKER).exists() else []
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and "index.html" not in earlier)):
         raise project.StudyError(f"{folder} is not empty and was not made by `invoke publish`: choose another --folder")
     files = _files(profile, project.repository()) | {NOT_FOUND: site.not_found().encode()}
@@ -47,8 +48,14 @@ def _files(profile, repository):
             shutil.copy(sprite, source)
         site.render(profile, source, repository)
         files = {path.name: path.read_bytes() for path in sorted(source.iterdir())}
-        return files | {name: _outward(content.decode(), source, repository).encode()
+        return files | {name: _outward(_discreet(content.decode(), profile), source, repository).encode()
                         for name, content in files.items() if _page(name)}
+
+
+def _discreet(text, profile):
+    """A page that does not tell where on this machine a folder of images lies, only its name."""
+    path = Path(records.dataset(profile) or "")
+    return text.replace(html.escape(str(path)), html.escape(path.name)) if path.is_absolute() else text
 
 
 def _outward(text, source, repository):

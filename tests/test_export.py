@@ -1,14 +1,17 @@
 """Models in other formats: run there, compared with Keras, and refused where they answer otherwise."""
 
+import json
+import shutil
 from pathlib import Path
 
-from lib import export, models, photo, runtime
+from lib import export, models, photo, project, runtime
 
 import keras
 import numpy as np
 import pytest
 from conftest import one_line
 from keras import layers
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("study")
 ANSWERS = np.eye(10, dtype=np.float32)[np.arange(export.IMAGES) % 10]  # of another network, and quite sure
@@ -29,6 +32,11 @@ def saved(reports, monkeypatch):
     monkeypatch.setattr(runtime, "start", lambda *_, **__: None)
     models.save(cnn(), reports / "smoke" / "models" / "A1.keras")
     return reports / "smoke"
+
+
+def model_of(dataset):
+    """Return what is known of a model that profile smoke trained on some images."""
+    return photo.Saved("A1", project.REPORTS / "smoke" / "models" / "A1.keras", dataset, (), None)
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ def test_a_converter_that_fails_is_one_line(saved, fake, capsys):
     assert capsys.readouterr().out == "A1: cannot be converted to onnx (no such)\n"
 
 
-def test_mixed_precision_is_exported_as_float32():
+def test_mixed_precision_is_exported_as_float32(reports):
     """With the same weights: other runtimes have no bfloat16."""
     keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
     try:
@@ -107,8 +115,22 @@ def test_mixed_precision_is_exported_as_float32():
     plain = export.as_float32(mixed)
     assert "bfloat16" in mixed.to_json()
     assert "bfloat16" not in plain.to_json()
-    images = export.images_for(photo.Saved("A1", None, "digits", (), None), (32, 32, 3))
+    images = export.images_for(model_of("digits"), (32, 32, 3))
     assert images.shape == (256, 32, 32, 3)
     np.testing.assert_allclose(plain.predict(images, verbose=0), mixed.predict(images, verbose=0), atol=0.02)
     assert export.as_float32(plain) is plain
-    assert export.images_for(photo.Saved("A1", None, "other", (), None), (8, 9, 3)).shape == (256, 8, 9, 3)
+
+
+def test_images_are_those_that_the_model_was_trained_on(tmp_path, reports, cache):
+    """Also of one's own; where they are gone, digits, or noise of the size that the model takes."""
+    for index, name in enumerate(("cats", "dogs")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(5):
+            picture = Image.new("RGB", (150, 150), (100 * index, number, 0))
+            picture.save(tmp_path / "photos" / name / f"{number}.png")
+    project.atomic_write(reports / "smoke" / "run.json", json.dumps({"dataset": str(tmp_path / "photos")}))
+    images = export.images_for(model_of("photos"), (128, 128, 3))
+    assert (images.shape, sorted(images[:, 0, 0, 0])) == ((2, 128, 128, 3), [0, 100])
+    shutil.rmtree(tmp_path / "photos")
+    assert export.images_for(model_of("photos"), (32, 32, 3)).shape == (256, 32, 32, 3)
+    assert export.images_for(model_of("photos"), (8, 9, 3)).shape == (256, 8, 9, 3)

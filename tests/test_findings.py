@@ -50,6 +50,11 @@ def test_numbers_of_the_sentences():
     assert "recipe” (A1-own) is the best of those about as fast as any: 1 ms, 83.1 %" in found["9.6 ms"]
 
 
+def test_of_images_of_ones_own_the_decks_say_nothing():
+    found = sentences(A1=record(0.8, name="flowers"), E1=record(0.7, name="flowers"))
+    assert list(found) == ["80.0 %", "1 ms"]
+
+
 def test_what_does_not_hold_is_not_said():
     found = sentences(A1=record(0.8), A1_own=record(0.7), E5=record(0.99, test=100))
     assert list(found)[:2] == ["80.0 %", "1 ms"] and len(found) == 3  # no gain, all from scratch; E5 had other images

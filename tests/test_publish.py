@@ -1,5 +1,6 @@
 """The published site: complete, with links that lead somewhere, in a folder that nobody else uses."""
 
+import json
 import os
 import subprocess
 
@@ -75,16 +76,26 @@ def test_links_to_the_project_lead_to_its_repository_or_are_text(source, tmp_pat
     assert 'href="https://github.com/o/n/blob/HEAD/lib/show.py"' in (tmp_path / "public" / "01.html").read_text()
 
 
-@pytest.mark.parametrize("marker", [None, "", "other.html"])
+@pytest.mark.parametrize("marker", [None, b"", b"other.html", b"\xff\xfe"])
 def test_a_folder_of_someone_else_is_left_alone(source, tmp_path, marker):
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "index.html").write_text("theirs")
     if marker is not None:
-        (folder / ".nojekyll").write_text(marker)
+        (folder / ".nojekyll").write_bytes(marker)
     with pytest.raises(project.StudyError, match="not empty and was not made by `invoke publish`"):
         publish.publish("reference", folder)
     assert (folder / "index.html").read_text() == "theirs"
+
+
+def test_pages_do_not_tell_where_images_lie(source, tmp_path):
+    """Only what their folder is called: the path is one of this machine."""
+    photos = "/home/me & you/photos"
+    project.atomic_write(source.parent / "run.json", json.dumps({"dataset": photos}))
+    text = f"from {photos}".replace("&", "&amp;")
+    (source / "01.html").write_text(PAGE.format("index.html").replace("words", text))
+    publish.publish("reference", tmp_path / "public")
+    assert ">from photos<" in (tmp_path / "public" / "01.html").read_text()
 
 
 @pytest.mark.parametrize(("remote", "name"), [
