@@ -95,14 +95,21 @@ def trained(profile=None, names=(), missing_ok=False):
 def _saved(name, path):
     record = path.parent.parent / "records" / f"{name}.json"
     record = records.read(record) if record.exists() else None
-    if record and record.get("weights") != records.checksum(path):
-        record = None  # of an earlier model of this name: a run was cut short between the two
+    record = record if record and _belongs(record, path) else None
     dataset = record["dataset"]["name"] if record else "unknown"
     known = record["dataset"].get("classes") if record else None
     classes = tuple(known or CLASSES.get(dataset) or (f"class {index}" for index in range(10_000)))
     if record and record["pretrained"] == "random":
         dataset += RANDOM  # it is no party to what the others agree on
     return Saved(name, path, dataset, classes, record and record["metrics"]["accuracy"]["value"])
+
+
+def _belongs(record, path):
+    """Whether a record is of these weights, and not of earlier ones: a run may have been cut short between the two."""
+    try:
+        return record.get("weights") == records.checksum(path)
+    except records.RecordError:  # loading the file will tell what is wrong with it
+        return True
 
 
 def load(saved):

@@ -391,6 +391,8 @@ def test_a_record_beside_other_weights_says_nothing_of_them(saved):
     path = saved / "smoke" / "records" / "A1.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": 1}))
     assert [(each.dataset, each.accuracy) for each in photo.trained()] == 2 * [("unknown", None)]
+    (saved / "smoke" / "models" / "A1.keras").write_bytes(b"damaged")
+    assert len(photo.trained()) == 2  # one damaged file does not keep the other from answering
 
 
 def test_many_classes_are_not_all_listed():
