@@ -17,8 +17,9 @@ print(f"epoch  1/{epochs} · val accuracy 61.2 %", end="\\r", flush=True)
 folder = project.REPORTS / profile / "records"
 folder.mkdir(parents=True, exist_ok=True)
 record = {"schema": 1, "experiment": NAME, "notebook": NAME, "profile": profile, "seed": seed, "created": "",
-          "commit": "", "versions": {}, "device": "", "dataset": {}, "pretrained": None, "settings": {}, "model": {},
-          "metrics": {"accuracy": {"value": rate}}, "training": {}, "latency": {}, "reported": None}
+          "commit": "", "versions": {}, "device": "", "dataset": {"name": "digits"}, "pretrained": None,
+          "settings": {}, "model": {}, "metrics": {"accuracy": {"value": rate}}, "training": {}, "latency": {},
+          "reported": None}
 (folder / f"{NAME}.json").write_text(json.dumps(record))"""
 READ = """from lib import project
 print(sorted(path.name for path in (project.REPORTS / profile / "records").glob("[!.]*.json")))"""
