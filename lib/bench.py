@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "data_load": Measurement("Loading CIFAR-10 again", "Keras parses the files ÷ ours maps its cache", (AT_LEAST, 10)),
     "bfloat16": Measurement("Training in bfloat16", "float32 ÷ bfloat16, one step of each network"),
     "determinism": Measurement("Deterministic training", "one step with deterministic operations ÷ without"),
+    "xla": Measurement("Compiling with XLA", "one step compiled by XLA ÷ as TensorFlow's graph"),
     "pipeline_overhead": Measurement("A notebook in the pipeline", "`invoke run-all` of one notebook ÷ its cells as a "
                                      "plain script", (AT_MOST, 1.1)),
     "limit": Measurement("Share of the machine's limit", "FLOP/s in training, median of all models ÷ in a large matrix "

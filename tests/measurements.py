@@ -198,17 +198,17 @@ def load_and_read(load):
 # ------------------------------------------------------------------------------------------- precision and the limit
 
 
-def compile_with_adam(model):
+def compile_with_adam(model, **options):
     """Compile a model and make the variables of its optimizer, or TensorFlow would trace the first step twice."""
-    model.compile("adam", "categorical_crossentropy")
+    model.compile("adam", "categorical_crossentropy", **options)
     model.optimizer.build(model.trainable_variables)
 
 
-def stepper(model, batch_size):
+def stepper(model, batch_size, **options):
     """Return functions (train, predict) that do one compiled step each, and wait for its result."""
     split = noise(batch_size, model.input_shape[1])
     targets = keras.utils.to_categorical(split.labels, 10)
-    compile_with_adam(model)
+    compile_with_adam(model, **options)
     return (lambda: model.train_on_batch(split.images, targets)), (lambda: model.predict_on_batch(split.images))
 
 
@@ -251,6 +251,18 @@ def determinism():
             way()  # compiles
         rounds = np.array(bench.in_turn(*[lambda way=way: [seconds(way) for _ in range(16)] for way in ways], REPEATS))
         found[name] = np.median(rounds, axis=2).tolist()
+    together = np.sum(list(found.values()), axis=0).tolist()
+    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
+
+
+def xla():
+    """One training step of each network, compiled by XLA and as the notebooks have it."""
+    found = {}
+    for name in ("A1", "E2", "E5"):
+        steps = [switched(False, stepper(network(name), 128, jit_compile=compiled)[0]) for compiled in (True, False)]
+        for step in steps:
+            step()  # compiles
+        found[name] = bench.in_turn(*[lambda step=step: seconds(step) for step in steps], 5)
     together = np.sum(list(found.values()), axis=0).tolist()
     return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
 

@@ -29,7 +29,7 @@ def everything():
             "data_load": {"with_every_image_read": one}, "bfloat16": {
                 "networks": {"E5": one}, "parity": {"images": 5000, "epochs": 4, "accuracy": {
                     "float32": [0.5, 0.512], "mixed_bfloat16": [0.509, 0.51]}}},
-            "determinism": {"networks": {"B2": one}},
+            "determinism": {"networks": {"B2": one}}, "xla": {"networks": {"A1": one}},
             "pipeline_overhead": {"overhead_seconds": 6.5},
             "limit": {"product_gflops": 181.9, "precision": "float32", "models": {"A1": {
                 "flops": 8_400_000, "batch_size": 256, "training": share, "inference": share}}},
