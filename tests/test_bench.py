@@ -84,7 +84,7 @@ def test_digits(value, text):
 
 def test_names():
     """All, or some; an unknown one is an error that lists the others."""
-    assert len(bench.names()) == 9
+    assert len(bench.names()) == 10
     assert bench.names("data_load, prediction") == ["data_load", "prediction"]
     with pytest.raises(project.StudyError, match="there is no measurement speed: choose from frozen_phase") as error:
         bench.names("data_load,speed")
