@@ -24,8 +24,8 @@ NOTES = {
     "determinism": "The same seed gives the same weights, bit by bit, because every notebook asks TensorFlow for "
                    "deterministic operations. What that costs cannot be told from nothing where the range holds 1. "
                    "Each network by itself: {each}.",
-    "xla": "Keras would compile with XLA where it can, but does not where operations must be deterministic. What that "
-           "gains or loses, without them: {each}.",
+    "xla": "Keras compiles with XLA by itself, but not where operations must be deterministic, as in every notebook. "
+           "Measured without that demand; above 1 XLA is slower. Each network by itself: {each}.",
     "pipeline_overhead": "[Notebook 02](02_baseline_cnn.ipynb) in its smallest size, from the command to the page, "
                          "takes {overhead_seconds} s more than its cells alone: a longer notebook, a smaller share.",
 }  # fmt: skip

@@ -224,9 +224,13 @@ def bfloat16():
             steps.append(stepper(build(), batch_size)[0])
             seconds(steps[-1])  # compiles
         found[name] = bench.in_turn(*[lambda step=step: seconds(step) for step in steps], 5)
+    return of_networks(found) | {"parity": parity()}
+
+
+def of_networks(found):
+    """Return the summary of the seconds of all networks together, and of each, from {name: pairs}."""
     together = np.sum(list(found.values()), axis=0).tolist()
-    return bench.summary(together) | {
-        "networks": {name: bench.summary(pairs) for name, pairs in found.items()}, "parity": parity()}
+    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
 
 
 def parity():
@@ -251,8 +255,7 @@ def determinism():
             way()  # compiles
         rounds = np.array(bench.in_turn(*[lambda way=way: [seconds(way) for _ in range(16)] for way in ways], REPEATS))
         found[name] = np.median(rounds, axis=2).tolist()
-    together = np.sum(list(found.values()), axis=0).tolist()
-    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
+    return of_networks(found)
 
 
 def xla():
@@ -263,8 +266,7 @@ def xla():
         for step in steps:
             step()  # compiles
         found[name] = bench.in_turn(*[lambda step=step: seconds(step) for step in steps], 5)
-    together = np.sum(list(found.values()), axis=0).tolist()
-    return bench.summary(together) | {"networks": {name: bench.summary(pairs) for name, pairs in found.items()}}
+    return of_networks(found)
 
 
 def switched(deterministic, step):
