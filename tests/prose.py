@@ -4,7 +4,8 @@
 results and of speed, from the records and bench.json in reports/reference; where there is no number yet, a question
 mark stands before the comment.
 Where no experiment has the name, a file beside the records may, as in `few_images:0.from scratch:pct0`; a list counts
-its items.
+its items. What only a page shows is quoted from the outputs of a cell: `12_comparison#CELL-ID:blur:.2f` is the first
+number after what matches the pattern.
 The format is `pct1`, per cent with one decimal, or one of Python's (`,d`, `.3f`), with a divisor if need be: `.0f/60`
 makes minutes of seconds.
 """
@@ -67,12 +68,8 @@ def render_numbers(text, folder=RECORDS):
     def render(mark):
         number, source = mark.groups()
         try:
-            experiment, path, kind = source.split(":")
-            file = next(path for path in (folder / f"{experiment}.json", folder.parent / f"{experiment}.json")
-                        if path.exists())
-            value = json.loads(file.read_text(encoding="utf-8"))
-            for step in path.split("."):
-                value = value[int(step) if isinstance(value, list) else step]
+            name, path, kind = source.split(":")
+            value = _shown(*name.split("#"), path, folder) if "#" in name else _recorded(name, path, folder)
             if number is None:
                 raise ValueError("a number goes right before it")
             return f"{_format(value, kind)}<!--{source}-->"
@@ -80,6 +77,24 @@ def render_numbers(text, folder=RECORDS):
             raise ValueError(f"{mark[0]} is not NUMBER<!--EXPERIMENT:path.to.value:FORMAT--> ({error!r})") from error
 
     return MARK.sub(render, text)
+
+
+def _recorded(name, path, folder):
+    """The value at a path in a record, or in a file beside the records."""
+    file = next(file for file in (folder / f"{name}.json", folder.parent / f"{name}.json") if file.exists())
+    value = json.loads(file.read_text(encoding="utf-8"))
+    for step in path.split("."):
+        value = value[int(step) if isinstance(value, list) else step]
+    return value
+
+
+def _shown(notebook, cell, pattern, folder):
+    """The first number after a pattern in what a cell of a page prints, or shows as a table."""
+    page = json.loads((folder.parent / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
+    outputs = next(each["outputs"] for each in page["cells"] if each["id"] == cell)
+    texts = [output.get("text") or output.get("data", {}).get("text/html", "") for output in outputs]
+    plain = " ".join(re.sub(r"<[^>]+>", " ", "".join(text)) for text in texts)
+    return float(re.search(rf"(?:{pattern})\s*({NUMBER})", plain)[1].replace("−", "-").replace(",", ""))
 
 
 def _format(value, kind):

@@ -243,6 +243,11 @@ def results(tmp_path):
     folder.mkdir(parents=True)
     (folder / "A1-own.json").write_text(json.dumps(record))
     (folder.parent / "few_images.json").write_text(json.dumps([{"from scratch": 0.561}]))
+    printed = {"output_type": "stream", "text": ["noise -0.834,\n", "blur +0.06; in all 1,234 images\n"]}
+    table = {"output_type": "display_data", "data": {"text/html": "<td>A3</td><td>92.3 [91.8, 92.8]</td><td>110</td>"}}
+    page = {"cells": [{"id": "12-cell", "outputs": [printed, table]}]}
+    (folder.parent / "notebooks").mkdir()
+    (folder.parent / "notebooks" / "12_x.ipynb").write_text(json.dumps(page))
     return folder
 
 
@@ -256,6 +261,8 @@ def results(tmp_path):
     ("+3<!--A1-own:training.history.loss.0:.2f--> to 0<!--A1-own:training.history.loss.-1:.2f-->", "2.00 to 1.25"),
     ("0.1<!--A1-own:metrics.loss.value:+.1f-->", "−0.5"),
     ("?<!--A1-own:training.history.loss:d--> epochs", "2 epochs"), ("9<!--few_images:0.from scratch:pct0--> %", "56 %"),
+    ("−1<!--12_x#12-cell:noise:+.2f--> and ?<!--12_x#12-cell:in all:,d-->", "−0.83 and 1,234"),
+    ("9<!--12_x#12-cell:A3:.1f--> % for ?<!--12_x#12-cell:A3[^]]+]:d--> MFLOP", "92.3 % for 110 MFLOP"),
 ])  # fmt: skip
 def test_numbers_are_rendered_from_records(results, text, expected):
     """All else stays, the marks too, and a second time nothing changes."""
@@ -270,7 +277,8 @@ def test_numbers_are_rendered_from_records(results, text, expected):
     "69.7<!--A1-own:metrics.accuracy.value:pct1:x-->", "69.7<!--A1-own:metrics.accuracy.value-->",
     "69.7<!--A1-own:metrics.acuracy.value:pct1-->", "69.7<!--A1-own:metrics.accuracy:pct1-->",
     "69.7<!--A1-own:training.history.loss.2:.2f-->", "69.7<!--A1-own:metrics.accuracy.value:percent-->",
-    "69.7<!--B9:metrics.accuracy.value:pct1-->",
+    "69.7<!--B9:metrics.accuracy.value:pct1-->", "1<!--12_x#12-cell:JPEG:.2f-->", "1<!--12_x#13-cell:noise:.2f-->",
+    "1<!--13_x#12-cell:noise:.2f-->", "1<!--12_x#12-cell:images:.2f-->",
 ])  # fmt: skip
 def test_a_number_without_a_source_is_an_error(results, text):
     """A space before the mark, a misspelt path, an experiment that was not run."""
