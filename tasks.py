@@ -81,9 +81,10 @@ def _run(paths, profile, jobs, scheduler, dataset, **options):
         with show.live:
             pipeline.run(profile, line, paths, show, jobs=jobs, scheduler=scheduler, dataset=dataset, **options)
     except KeyboardInterrupt:
-        again = "without --force " if options.get("retrain") else ""
-        raise Exit(f"interrupted: finished notebooks are kept; run the same command again {again}to go on",
-                   130) from None
+        again = "run the same command again to go on"
+        if options.get("retrain"):
+            again = "without --force the same command ends what was broken off, with it all begins anew"
+        raise Exit(f"interrupted: finished notebooks are kept; {again}", 130) from None
     show.summary(name)
     for place in sorted({Path(row).parent for row in show.rows} - {Path()}):
         site.render(f"{name}/{place.as_posix()}")
@@ -132,11 +133,11 @@ def bench(_, profile="quick", only=None):
 
     chosen, path = bench.names(only), bench.path(profile)
     try:
-        failed = bench.run(profile, chosen, lambda text: print(text, flush=True))
+        measured, failed = bench.run(profile, chosen, lambda text: print(text, flush=True))
     except KeyboardInterrupt:
         raise Exit("interrupted: what was measured is kept", 130) from None
     table = Table("name", *bench.COLUMNS, box=None, pad_edge=False)
-    for name, cells in zip(chosen, bench.rows(bench.read(profile), chosen), strict=True):
+    for name, cells in zip(measured, bench.rows(measured, measured), strict=True):
         table.add_row(name, *(cell.replace("`", "") for cell in cells))
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

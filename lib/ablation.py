@@ -25,7 +25,7 @@ def climb(study, build, recipe, ingredients, data):
         model = build(**tried)
         try:
             run = training.trial(study, model, data, changed)
-        except RuntimeError as error:
+        except training.DivergedError as error:
             print(error)
             run = {"history": {"accuracy": [0.0], "val_accuracy": [0.0]}, "seconds": 0.0}
         accuracy = run["history"]["val_accuracy"][-1]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from operator import itemgetter
 from typing import NamedTuple
 
 from lib import data, project
@@ -73,15 +74,22 @@ def read(profile):
     file = project.REPORTS / profile / "bench.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return {name: dict(found[name]) for name in MEASUREMENTS if name in found}
-    except (ValueError, TypeError):
+        results = {name: dict(found[name]) for name in MEASUREMENTS if name in found}
+        for result in results.values():
+            itemgetter("median_ratio", "low", "high", "repeats", "created")(result)
+        return results
+    except (LookupError, ValueError, TypeError):
         raise project.StudyError(f"{file} is damaged: delete it and run `invoke bench` again") from None
 
 
 def run(profile, chosen, say):
-    """Measure what is chosen, one after another; each result is kept as soon as it is there. Return what failed."""
-    file, failed = path(profile), []
-    with tempfile.TemporaryDirectory(prefix=f"study-{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
+    """Measure what is chosen, one after another; each result is kept as soon as it is there.
+
+    Returns ({name: result}, names of what failed).
+    """
+    file, measured, failed = path(profile), {}, []
+    read(profile)  # which complains before minutes are spent
+    with tempfile.TemporaryDirectory(prefix=f"{project.SCRATCH}{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
         for name in chosen:
             if name in NEED_CIFAR10 and not data.find_cifar():
                 say(f"{name}: left out, CIFAR-10 is not in {data.keras_home() / 'datasets'}")
@@ -94,12 +102,12 @@ def run(profile, chosen, say):
                 failed.append(name)
                 say(f"{name}: failed: {error}")
                 continue
-            result = judged(name, result) | {"took_seconds": round(time.monotonic() - start, 1)}
+            measured[name] = result = judged(name, result) | {"took_seconds": round(time.monotonic() - start, 1)}
             found = read(profile) | {name: result}
             results = {known: found[known] for known in MEASUREMENTS if known in found}
             project.atomic_write(file, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
             say(f"{name}: {one_line(result)} in {result['took_seconds']:.0f} s")
-    return failed
+    return measured, failed
 
 
 def judged(name, result):

@@ -35,7 +35,9 @@ def report(results):
     """Return the page of all results as Markdown, with its figures as PNG."""
     table = bench.markdown(bench.COLUMNS, bench.rows(results, results))
     alt = "Each ratio with its range on a logarithmic axis; diamonds are the marks."
-    parts = [OPENING, table, _figure(_draw_ratios, results, alt)]
+    parts = [OPENING, table]
+    if saving := {name: result for name, result in results.items() if name not in ("limit", "growth")}:
+        parts.append(_figure(_draw_ratios, saving, alt))
     for name, note in NOTES.items():
         if name in results:
             networks = results[name].get("networks", {}).items()
@@ -134,7 +136,6 @@ def _figure(draw, result, alt):
 
 def _draw_ratios(figure, results, palette):
     axis = figure.subplots()
-    results = {name: result for name, result in results.items() if name not in ("limit", "growth")}  # save nothing
     found = results.values()
     axis.axvline(1, color="grey", linewidth=1)
     axis.hlines(range(len(found)), [result["low"] for result in found], [result["high"] for result in found],

@@ -19,7 +19,7 @@ from modulefinder import ModuleFinder
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from lib import data, parameters, project, records, site
+from lib import data, folders, parameters, project, records, site
 
 _kernels, _stopped = {}, set()  # in a worker process: the kernels of each run, and the runs that were interrupted
 
@@ -115,6 +115,7 @@ def _describe(profile, line, folder, dataset, tasks):
     if before.get("line") != line:
         options = f"--profile {profile}" + (f" --dataset {shlex.quote(dataset)}" if dataset else "")
         on = dataset or parameters.parse(project.PARAMETERS / profile / "common.yaml").get("dataset")
+        on = on if on is None or on in data.NAMES else str(folders.path_of(on))  # as its pages have it
         _write(folder / "run.json", profile=profile, dataset=on, options=options, line=line)
     for task in (task for task in tasks if "own" in task):
         own = {"line": f"{line}, seed {task['parameters']['seed']}"}
@@ -141,10 +142,18 @@ def _waves(tasks):
 
 
 def _whole(task, marker):
-    """Whether a notebook has run like this to its end, and all that it made is still there."""
+    """Whether a notebook has run like this to its end, and all that it made is still there, and its own."""
     made = [Path("notebooks", task["path"].name), *marker.get("made", ())]
     return (marker.get("status") == "done" and marker.get("digest") == task["digest"]
-            and all((task["folder"] / path).exists() for path in made))
+            and all((task["folder"] / path).exists() for path in made)
+            and marker.get("keys", {}).items() <= _keys(task).items())
+
+
+def _keys(task):
+    """{path: key} of the records that a notebook has left: another run of it, in JupyterLab, say, leaves others."""
+    made = records.made_by(task["path"].stem, task["folder"])
+    return {path.relative_to(task["folder"]).as_posix(): records.peek(path).get("key")
+            for path in made if path.suffix == ".json"}  # fmt: skip
 
 
 def _seeded(task, seed):
@@ -184,7 +193,7 @@ def _sweep(folder):
     """Delete what killed processes have left half-written, in this run or before: nothing reads it."""
     project.sweep([Path(root, name) for place in (folder, project.CACHE)  # `rglob` fails where a folder vanishes
                    for root, folders, files in os.walk(place) for name in (*folders, *files)])
-    project.sweep(Path(tempfile.gettempdir()).glob("study-*"), "study-")
+    project.sweep(Path(tempfile.gettempdir()).iterdir(), project.SCRATCH)
 
 
 def digest(task):
@@ -242,7 +251,7 @@ def _connect(stack, scheduler, jobs, tasks, widest, folder):
         return client
     cores = dask.system.CPU_COUNT
     jobs = jobs or max(1, cores // max(task["parameters"].get("threads", 1) or cores for task in tasks))
-    prefix = f"study-{os.getpid()}-"
+    prefix = f"{project.SCRATCH}{os.getpid()}-"
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True))
     # Dask's own environment allows numerical libraries one thread, but `threads` is the notebook's business.
     # Its watches over itself, 50 and 100 times a second, would take a twentieth of a core from the notebooks.
@@ -376,6 +385,7 @@ def execute(task):
         return marker
     task, messages = task | {"started": time.monotonic()}, _Messages(task)
     try:
+        task["marker"].unlink(missing_ok=True)  # of an earlier run, whose results this one replaces bit by bit
         import dask
         import papermill
 
@@ -472,7 +482,8 @@ def _finish(task, error):
               "seconds": round(time.monotonic() - task["started"], 1), "error": error,
               "parameters": task["parameters"], "run": task["run"],
               "made": [path.relative_to(task["folder"]).as_posix()
-                       for path in records.made_by(task["path"].stem, task["folder"])]}  # fmt: skip
+                       for path in records.made_by(task["path"].stem, task["folder"])],
+              "keys": _keys(task)}  # fmt: skip
     try:
         if task["run"] not in _stopped:
             _write(task["marker"], **marker)

@@ -25,6 +25,7 @@ CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache")
 CACHED = ("checkpoints", "datasets", "features", "trials")  # the folders in it
 REPORTS = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports")
 UNFINISHED = f".{platform.node()}~"  # with a process's id, how the names of files begin that are being written
+SCRATCH = f"study{UNFINISHED}"  # the same for temporary folders: a name that nobody else gives to theirs
 
 
 class StudyError(Exception):
@@ -134,8 +135,15 @@ def atomic_write(path, content):
 
 
 def code_of(path):
-    """Return a Python file's code without comments, docstrings and layout: only what can change a result."""
-    return _code(Path(path).read_text(encoding="utf-8"))
+    """Return a Python file's code without comments, docstrings and layout: only what can change a result.
+
+    All of its text where it is no Python, which who imports it will be told.
+    """
+    text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        return _code(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 @functools.cache

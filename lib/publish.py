@@ -2,6 +2,7 @@
 
 import html
 import re
+import shlex
 import shutil
 import tempfile
 from html.parser import HTMLParser
@@ -55,7 +56,13 @@ def _files(profile, repository):
 def _discreet(text, profile):
     """A page that does not tell where on this machine a folder of images lies, only its name."""
     path = Path(records.dataset(profile) or "")
-    return text.replace(html.escape(str(path)), html.escape(path.name)) if path.is_absolute() else text
+    if not path.is_absolute():
+        return text
+    for spelt in (shlex.quote, str):  # in a command, and elsewhere
+        whole, name = html.escape(spelt(str(path))), html.escape(spelt(path.name))
+        jinja = whole.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")  # whose escapes are these
+        text = text.replace(whole, name).replace(jinja, name)
+    return text
 
 
 def _outward(text, source, repository):

@@ -93,8 +93,7 @@ def failures(profile):
 
     Raises RecordError where a note is damaged.
     """
-    notes = sorted((folder(profile) / "failed").glob("[!.]*.json"))
-    return {path.stem: read_json(path).get("error", "") for path in notes}
+    return {path.stem: read_json(path).get("error", "") for path in listed(folder(profile) / "failed")}
 
 
 def with_stages(record, earlier):
@@ -121,7 +120,17 @@ def read_all(profile):
 
     Raises RecordError where one is damaged.
     """
-    return {path.stem: read(path) for path in sorted((folder(profile) / "records").glob("[!.]*.json"))}
+    return {path.stem: read(path) for path in listed(folder(profile) / "records")}
+
+
+def listed(place):
+    """Return the paths of the JSON files in a folder, sorted, none where it is missing; StudyError if it is locked."""
+    try:
+        return sorted(path for path in place.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:  # `glob` would find nothing, and say nothing
+        raise project.StudyError(f"{place} cannot be read ({project.one_line(error)}): see who owns it") from error
 
 
 def of_seeds(folder):
@@ -141,7 +150,7 @@ def of_seeds(folder):
 
 def made_by(notebook, folder):
     """Return the paths of what a notebook's experiments have left in the folder of a run, sorted."""
-    names = [path.stem for path in (folder / "records").glob("[!.]*.json") if peek(path).get("notebook") == notebook]
+    names = [path.stem for path in listed(folder / "records") if peek(path).get("notebook") == notebook]
     paths = [folder / part / f"{name}{ending}" for name in names for part, ending in PARTS]
     return sorted(path for path in paths if path.exists())
 
@@ -236,15 +245,17 @@ def near_duplicates(profile, fingerprint, indices):
 
 def peek(path):
     """Return the dict in a JSON file, empty where it is damaged or missing."""
-    with contextlib.suppress(RecordError):
+    with contextlib.suppress(project.StudyError):
         return read_json(path)
     return {}
 
 
 def read_json(path):
-    """Return the dict in a file of results, empty where there is something else; raises RecordError."""
+    """Return the dict in a file of results, empty where there is something else; raises RecordError, or StudyError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
+    except PermissionError as error:  # nothing to delete: it may be whole
+        raise project.StudyError(f"{path} cannot be read ({project.one_line(error)}): see who owns it") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
     return content if isinstance(content, dict) else {}

@@ -14,12 +14,15 @@ def new_notebook(name):
     """Write the next notebook, not run yet, and return its path.
 
     Its parameter files are written, too, and it is named in the notebook before it, in decks.yaml and in the README.
+    One that is there and has never run is what an earlier call left; its path is returned.
     Raises StudyError where `name` is not words in lower case joined by underscores, or is taken, and where one of
     those files has no place for it.
     """
     notebooks, experiment = project.notebooks(), name.replace("_", "-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise project.StudyError(f"{name} cannot be a notebook's name: write it like wide_resnet")
+    if notebooks[-1].stem[3:] == name and not _has_run(notebooks[-1]):  # its first run was cut short
+        return notebooks[-1]
     number, title = f"{int(notebooks[-1].name[:2]) + 1:02}", name.replace("_", " ").capitalize()
     path = project.NOTEBOOKS / f"{number}_{name}.ipynb"
     decks, line = project.ROOT / "lib" / "decks.yaml", f'  {experiment}: {{title: "{title}", notebook: {path.stem}}}\n'
@@ -30,7 +33,8 @@ def new_notebook(name):
     text = re.sub(rf"\b({'|'.join(words)})\b", lambda match: words[match[0]], PATTERN.read_text(encoding="utf-8"))
     readme, row = project.ROOT / "README.md", f"| [{number} {title}](notebooks/{path.name}) | What does it answer? |\n"
     files = {
-        **{project.PARAMETERS / profile / f"{path.stem}.yaml": line for profile, line in FIRST_LINES.items()},
+        **{project.PARAMETERS / profile / f"{path.stem}.yaml": FIRST_LINES.get(profile, "")
+           for profile in project.profiles()},
         decks: _inserted(decks, r"(?m)^own:\n(?:  .*\n)+", line),
         readme: _inserted(readme, rf"(?m)^\| \[.*\(notebooks/{notebooks[-1].name}\).*\n", row),
         notebooks[-1]: _naming_next(notebooks[-1], f"[{number} {title}]({path.name})"),
@@ -38,6 +42,10 @@ def new_notebook(name):
     for place, content in files.items():
         project.atomic_write(place, content)
     return path
+
+
+def _has_run(path):
+    return any(cell.get("execution_count") for cell in project.notebook(path)["cells"])
 
 
 def _naming_next(path, link):

@@ -74,7 +74,7 @@ def not_found():
 
 def _study(profile):
     folder = project.REPORTS / profile
-    found = [_read(path) for path in sorted(folder.glob("records/[!.]*.json"))]
+    found = [_read(path) for path in records.listed(folder / "records")]
     cards = [_card(folder, path, found) for path in project.notebooks()]
     runs, pages = ([card for card in cards if card[key]] for key in ("run", "shown"))
     return _read(folder / "run.json") | {"profile": profile, "site": folder / "site", "records": found,
@@ -94,6 +94,8 @@ def _read(path):
                 found = output.get("data", {})
                 output["data"] = {kind: "".join(found[kind]) for kind in OFFLINE if kind in found}
         return content
+    except PermissionError as error:
+        raise project.StudyError(f"{path} cannot be read ({project.one_line(error)}): see who owns it") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise SiteError(f"{path} is damaged: delete it and run its notebook again") from None
 

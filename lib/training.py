@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from lib import augmentation, corruptions, decks, evaluation, models, optimizers, project, records, runtime, transfer
@@ -66,6 +66,10 @@ class Run:
     def history(self):
         """{curve: [value per epoch]}, as Keras' History has it."""
         return self.record["training"]["history"]
+
+
+class DivergedError(RuntimeError):
+    """A training whose loss is not a number."""
 
 
 class Progress(keras.callbacks.Callback):
@@ -157,7 +161,7 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
     Returns {"epochs", "history": {curve: [value per epoch]}, "seconds", "compile_seconds"}. With the path of a
     `checkpoint`, a training that was interrupted goes on after its last whole epoch, to the same result. The seconds
     include validation and writing the checkpoint; what `fit` had to compile is counted apart.
-    Raises RuntimeError when a loss is not a number, RecordError where the checkpoint is damaged.
+    Raises DivergedError when a loss is not a number, RecordError where the checkpoint is damaged.
     """
     shown = augmentation.Batches(data.train, data.num_classes, recipe, seed)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
@@ -183,7 +187,7 @@ def fit(model, data, recipe, callbacks=(), seed=0, checkpoint=None):
         if state["stopped"]:
             break
     if not np.isfinite(list(state["history"].values())).all():  # the last step shows in the validation loss alone
-        raise RuntimeError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
+        raise DivergedError(f"the loss is not a number after epoch {state['epoch']}: lower the learning rate")
     averaging = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it to scale the loss
     if averaging.use_ema:  # Keras judges the last epoch before it puts the averaged weights in their place
         with runtime.quiet():
@@ -273,7 +277,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
     checkpoint = project.CACHE / "checkpoints" / f"{key}.npz"
     if not study.retrain and (kept := _kept(study.profile, name, key, saved)):
-        return _load(study, kept, model, saved)
+        return _load(study, _retold(kept, name, chosen_from or []), model, saved)
     if study.retrain:
         checkpoint.unlink(missing_ok=True)
     keras.utils.set_random_seed(study.seed)
@@ -357,6 +361,21 @@ def _kept(profile, name, key, saved):
     if record.get("key") != key or record.get("weights") != records.checksum(saved):  # cut short between the two
         return None
     return Run(record, *records.predictions(profile, name))
+
+
+def _retold(kept, name, trials):
+    """A run that was kept; of the deck and of the trials, which decide no result, its record tells what holds now."""
+    def lasting(rows):
+        return json.dumps([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+
+    reported, settings = decks.reported(name), dict(kept.record["settings"])
+    before = settings.pop("chosen_from", [])
+    if reported == kept.record["reported"] and lasting(before) == lasting(trials):
+        return kept
+    settings |= {"chosen_from": trials} if trials else {}
+    record = kept.record | {"reported": reported, "settings": settings}
+    records.write(record, kept.probabilities, kept.labels)
+    return replace(kept, record=record)
 
 
 def _describe(callbacks):

@@ -122,12 +122,15 @@ def _told(steps):
 
 def _draw(heading, unit, steps):
     from matplotlib.figure import Figure  # slow to import, and only needed where a picture is drawn
+    from matplotlib.text import Text
 
     figure = Figure(figsize=(5, 0.42 * len(steps) + 0.9), layout="constrained")
     axis = figure.subplots()
     _bars(axis, steps)
     axis.set_xlabel(unit)
     axis.set_title(textwrap.fill(heading, 58), fontsize=11, loc="left")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a folder of images may be called $x$
     figure.savefig(buffer := io.BytesIO(), format="png", dpi=150)
     return buffer.getvalue()
 

@@ -14,7 +14,7 @@ import json
 import re
 from pathlib import Path
 
-from lib import bench, decks
+from lib import bench, decks, project
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "reports" / "reference" / "records"
@@ -116,5 +116,5 @@ if __name__ == "__main__":
         before = document.read_text(encoding="utf-8")
         after = render(before)  # a notebook is JSON, but nothing in a mark is escaped there
         if after != before:
-            document.write_text(after, encoding="utf-8")
+            project.atomic_write(document, after)
             print(f"{document.relative_to(ROOT)} has new numbers")

@@ -104,8 +104,9 @@ def test_results_are_kept_one_by_one(reports, monkeypatch):
     said = []
     monkeypatch.setattr(bench, "fresh", fresh)
     monkeypatch.setattr(data, "find_cifar", lambda: None)
-    assert bench.run("reference", ["prediction"], said.append) == []
-    assert bench.run("reference", ["growth", "data_load", "frozen_phase"], said.append) == ["growth"]
+    assert bench.run("reference", ["prediction"], said.append)[1] == []
+    measured, failed = bench.run("reference", ["growth", "data_load", "frozen_phase"], said.append)
+    assert (list(measured), failed) == (["frozen_phase"], ["growth"])
     results = json.loads((reports / "reference" / "bench.json").read_text())
     assert results == bench.read("reference")
     assert list(results) == ["frozen_phase", "prediction"]
@@ -120,10 +121,10 @@ def test_bad_input_is_one_line(reports):
     with pytest.raises(project.StudyError, match="there is no profile huge: choose one of ") as error:
         bench.path("huge")
     one_line(error)
-    for damaged in ("{", '{"growth": 5}'):
+    for damaged in ("{", '{"growth": 5}', '{"growth": {}}'):
         project.atomic_write(bench.path("smoke"), damaged)
         with pytest.raises(project.StudyError, match=r"bench.json is damaged: delete it") as error:
-            bench.read("smoke")
+            bench.run("smoke", ["growth"], None)  # before it measures or says anything
         one_line(error)
 
 
@@ -197,6 +198,8 @@ def test_the_page_leaves_out_what_was_not_measured(reports):
     text = benchpage.report({"data_load": everything()["data_load"]})
     assert "## " not in text and text.count("<img") == 1
     assert not site.render("smoke").with_name("bench.html").exists()
+    assert "What is saved" not in (alone := benchpage.report({"growth": everything()["growth"]}))
+    assert alone.count("<img") == 1
 
 
 # ---------------------------------------------------------------------------------------------------- the measurements

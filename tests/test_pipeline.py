@@ -110,6 +110,18 @@ def test_what_was_deleted_is_made_again(study):
         assert (study.root / "reports" / "smoke" / path).exists()
 
 
+def test_a_record_of_another_run_is_made_again(study):
+    """In JupyterLab the same notebook, with other parameters, writes to the same place."""
+    study.notebook("02_two", toy.TRAIN.replace('{"schema"', '{"key": str(rate), "schema"'))
+    study.invoke("run-all", "--profile", "smoke")
+    path = study.root / "reports" / "smoke" / "records" / "02_two.json"
+    whole = path.read_text()
+    assert ran(study.invoke("run-all", "--profile", "smoke")[1]) == []
+    path.write_text(whole.replace('"key": "0.5"', '"key": "0.75"'))
+    assert "02_two" in ran(study.invoke("run-all", "--profile", "smoke")[1])
+    assert path.read_text() == whole
+
+
 def test_a_notebook_that_shows_a_record_waits_for_it_and_for_no_other(study):
     """Also where there is a worker to spare; it runs again when that record changes."""
     study.notebook("01_one", toy.READ, reads={"02_two": ["02_two"]})
@@ -192,6 +204,27 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(study, tmp_path_facto
     assert [path.parent.name for path in study.root.glob("reports/smoke/*/03_endless*")] == ["records"]
     assert not list(study.root.glob("reports/**/.*"))
     assert list(temporary.iterdir()) == []
+
+
+def test_what_was_broken_off_is_not_taken_for_the_run_before_it(study):
+    """Its record is already the new one when the parameter is put back."""
+    slow = toy.TRAIN + "\nimport time\ntime.sleep(600 * (rate == 0.75))"
+    study.notebook("02_two", slow)
+    record = study.root / "reports" / "smoke" / "records" / "02_two.json"
+    study.invoke("run-all", "--profile", "smoke")
+    before = record.read_text()
+    study.parameters("02_two", "rate: 0.75\n")
+    process = study.start("run-all", "--profile", "smoke")
+    try:
+        wait_for(lambda: record.read_text() not in ("", before))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=300)[1].startswith("interrupted: ")
+    finally:
+        process.kill()
+    study.parameters("02_two", "")
+    code, out, _ = study.invoke("run-all", "--profile", "smoke")
+    assert (code, ran(out)) == (0, ["02_two"])
+    assert record.read_text() == before
 
 
 def wait_for(condition, seconds=300):

@@ -1,11 +1,14 @@
 """The published site: complete, with links that lead somewhere, in a folder that nobody else uses."""
 
+import html
 import json
 import os
+import shlex
 import subprocess
 
 from lib import project, publish, site
 
+import markupsafe
 import pytest
 
 PAGE = '<h2 id="a b">x</h2><a href="{}">words</a><img src="data:image/webp;base64,x" alt="x">'
@@ -88,14 +91,15 @@ def test_a_folder_of_someone_else_is_left_alone(source, tmp_path, marker):
     assert (folder / "index.html").read_text() == "theirs"
 
 
-def test_pages_do_not_tell_where_images_lie(source, tmp_path):
-    """Only what their folder is called: the path is one of this machine."""
-    photos = "/home/me & you/photos"
+@pytest.mark.parametrize("escape", [html.escape, markupsafe.escape])
+@pytest.mark.parametrize("photos", ["/home/me & you/photos", "/home/Ann's \"pics\"/photos"])
+def test_pages_do_not_tell_where_images_lie(source, tmp_path, photos, escape):
+    """Only what their folder is called, in a command, too: the path is one of this machine."""
     project.atomic_write(source.parent / "run.json", json.dumps({"dataset": photos}))
-    text = f"from {photos}".replace("&", "&amp;")
+    text = str(escape(f"from {photos}, --dataset {shlex.quote(photos)}"))
     (source / "01.html").write_text(PAGE.format("index.html").replace("words", text))
     publish.publish("reference", tmp_path / "public")
-    assert ">from photos<" in (tmp_path / "public" / "01.html").read_text()
+    assert ">from photos, --dataset photos<" in (tmp_path / "public" / "01.html").read_text()
 
 
 @pytest.mark.parametrize(("remote", "name"), [

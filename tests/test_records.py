@@ -62,6 +62,18 @@ def test_all_records_of_a_profile(path):
     assert records.read_all("quick") == {}
 
 
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(path, monkeypatch):
+    """Of another user, say: nothing in it has to be deleted."""
+    def locked(self, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for method in ("iterdir", "read_text"):
+        with monkeypatch.context() as patch, pytest.raises(project.StudyError, match=r"denied.*who owns it") as error:
+            patch.setattr(type(path), method, locked)
+            records.read_all("smoke")
+        assert not isinstance(error.value, records.RecordError)
+
+
 def test_a_record_counts_in_the_stages_before_its_last():
     """Epochs, seconds and curves of all, once: a record that was kept has them already."""
     before, last = ({"epochs": len(curve), "history": {"loss": curve}, "seconds": 1.25, "compile_seconds": 0.5}
@@ -196,6 +208,7 @@ def test_code_without_comments(tmp_path):
     plain = code("def f(x):\n    return x + 1\n")
     assert code('"""Of the module."""\ndef f(x):  # why\n    """Doc."""\n\n    return (x +\n        1)\n') == plain
     assert code("def f(x):\n    return x + 2\n") != plain
+    assert code("def f(:") != code("def f(;")  # no Python, which who imports it will be told
 
 
 def test_rounding_brings_no_other_class_to_the_front(reports):

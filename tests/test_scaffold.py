@@ -50,13 +50,16 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("cut", range(6))
+@pytest.mark.parametrize("cut", range(7))
 def test_what_was_cut_short_can_be_called_again(copy, monkeypatch, cut):
     """It ends as if nothing had happened."""
     place, last = copy / "before", project.notebooks()[-1]
     last.write_text(last.read_text(encoding="utf-8").replace('"You need', '"You do need'), encoding="utf-8")
+    project.atomic_write(copy / "parameters" / "photos" / "common.yaml", "")  # a profile of one's own
     shutil.copytree(copy, place, ignore=shutil.ignore_patterns("before"))
-    scaffold.new_notebook("my_idea")
+    made = scaffold.new_notebook("my_idea")
+    assert scaffold.new_notebook("my_idea") == made  # which has not run
+    assert (copy / "parameters" / "photos" / "14_my_idea.yaml").read_text() == ""
     whole = {path.relative_to(copy): text for path, text in contents(copy).items() if place not in path.parents}
     for name in ("ROOT", "NOTEBOOKS", "PARAMETERS"):
         monkeypatch.setattr(project, name, place / ("" if name == "ROOT" else name.lower()))
@@ -77,7 +80,7 @@ def test_what_was_cut_short_can_be_called_again(copy, monkeypatch, cut):
 
 @pytest.mark.parametrize(("name", "says"), [
     ("Wide ResNet", "write it like wide_resnet"), ("../x", "write it like wide_resnet"), ("14", "write it like"),
-    ("resnet", "already"), ("modern_small", "already"),
+    ("resnet", "already"), ("modern_small", "already"), ("your_own_photo", "already"),
 ])  # fmt: skip
 def test_a_bad_name_is_one_line_and_writes_nothing(copy, name, says):
     """Nor does a name that is taken by a notebook or an experiment."""

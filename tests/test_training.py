@@ -596,6 +596,21 @@ def test_damaged_weights_are_one_line(lab, reports):
 
 
 @pytest.mark.usefixtures("eager")
+def test_a_kept_record_tells_of_todays_trials_and_deck(lab, monkeypatch):
+    """Neither decides what was reached, so nothing is trained again; how long a trial took is no news."""
+    first, _, _ = lab(chosen_from=[{"recipe": "plain", "accuracy": 0.5, "seconds": 3}])
+    assert lab(chosen_from=[{"recipe": "plain", "accuracy": 0.5, "seconds": 4}])[0].record == first.record
+    more = [{"recipe": "plain", "accuracy": 0.5, "seconds": 3}, {"recipe": "flip", "accuracy": 0.4, "seconds": 3}]
+    monkeypatch.setattr(decks, "reported", lambda name: {"accuracy": 0.9})
+    again, _, count = lab(chosen_from=more)
+    told = {"reported": {"accuracy": 0.9}, "settings": first.record["settings"] | {"chosen_from": more}}
+    assert (count, again.record) == (0, first.record | told)
+    assert records.read_all("smoke") == {"A1": again.record}
+    np.testing.assert_array_equal(again.probabilities, records.predictions("smoke", "A1")[0])
+    assert "chosen_from" not in lab()[0].record["settings"]
+
+
+@pytest.mark.usefixtures("eager")
 def test_an_old_record_is_not_believed_beside_new_weights(lab, monkeypatch, capsys):
     """The process may end between the two. Nothing is lost by it, and no training is repeated."""
     first, _, _ = lab()

@@ -96,6 +96,14 @@ def test_the_pictures_and_their_texts_are_of_the_same_images():
     assert "cutout 62.5 % (+12.5)" in ingredients and "not kept" in ingredients
 
 
+def test_the_name_of_a_folder_is_no_formula(tmp_path):
+    """Matplotlib would take what stands between two dollar signs for one."""
+    for name in ("$_$", "50% $x_$"):
+        found = {key: record | {"dataset": record["dataset"] | {"name": str(tmp_path / name)}}
+                 for key, record in FOUND.items()}  # fmt: skip
+        assert len(waterfall.story(found)[1]) == 2
+
+
 def test_without_two_steps_there_is_no_picture():
     assert waterfall.story({}) is None
     assert waterfall.story({"A1": record(0.7)}) is None
