@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from operator import itemgetter
 from typing import NamedTuple
 
 from lib import data, project
@@ -75,11 +74,11 @@ def read(profile):
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         results = {name: dict(found[name]) for name in MEASUREMENTS if name in found}
-        for result in results.values():
-            itemgetter("median_ratio", "low", "high", "repeats", "created")(result)
-        return results
-    except (LookupError, ValueError, TypeError):
-        raise project.StudyError(f"{file} is damaged: delete it and run `invoke bench` again") from None
+        if all({"median_ratio", "low", "high", "repeats", "created"} <= result.keys() for result in results.values()):
+            return results
+    except (ValueError, TypeError):
+        pass
+    raise project.StudyError(f"{file} is damaged: delete it and run `invoke bench` again")
 
 
 def run(profile, chosen, say):

@@ -32,6 +32,11 @@ class StudyError(Exception):
     """Something the user can mend: its message is one line that says what to do."""
 
 
+def locked(path, error):
+    """Return the StudyError for what may be whole, but cannot be read: nobody has to delete it."""
+    return StudyError(f"{path} cannot be read ({one_line(error)}): see who owns it")
+
+
 def expanded(path):
     """Return a path with the home folder for ~, or as it is where there is no such user."""
     with contextlib.suppress(RuntimeError):

@@ -130,7 +130,7 @@ def listed(place):
     except FileNotFoundError:
         return []
     except OSError as error:  # `glob` would find nothing, and say nothing
-        raise project.StudyError(f"{place} cannot be read ({project.one_line(error)}): see who owns it") from error
+        raise project.locked(place, error) from error
 
 
 def of_seeds(folder):
@@ -254,8 +254,8 @@ def read_json(path):
     """Return the dict in a file of results, empty where there is something else; raises RecordError, or StudyError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # int("NaN") is a ValueError
-    except PermissionError as error:  # nothing to delete: it may be whole
-        raise project.StudyError(f"{path} cannot be read ({project.one_line(error)}): see who owns it") from error
+    except PermissionError as error:
+        raise project.locked(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(path, f"cannot be read ({project.one_line(error)})") from error
     return content if isinstance(content, dict) else {}

@@ -95,7 +95,7 @@ def _read(path):
                 output["data"] = {kind: "".join(found[kind]) for kind in OFFLINE if kind in found}
         return content
     except PermissionError as error:
-        raise project.StudyError(f"{path} cannot be read ({project.one_line(error)}): see who owns it") from error
+        raise project.locked(path, error) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise SiteError(f"{path} is damaged: delete it and run its notebook again") from None
 
