@@ -110,13 +110,23 @@ def sweep(paths, prefix=UNFINISHED):
 
     Only processes of this machine can be told, so a prefix must name it where folders are shared.
     """
-    import psutil  # slow to import, and only a run needs it
-
     for path in paths:
         number, dash, _ = path.name.removeprefix(prefix).partition("-")
-        if path.name.startswith(prefix) and dash and number.isdecimal() and not psutil.pid_exists(int(number)):
+        if path.name.startswith(prefix) and dash and number.isdecimal() and _gone(int(number)):
             with contextlib.suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _gone(process):
+    """Whether a process of this id has ended, or was never there."""
+    import psutil  # slow to import, and only a run needs it
+
+    try:  # in a container the first process may never ask after the dead that it has inherited
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 @contextlib.contextmanager

@@ -337,6 +337,18 @@ def test_a_sweep_does_not_mind_folders_that_vanish(tmp_path, monkeypatch):
     assert not left.exists()
 
 
+@needs_proc
+def test_a_sweep_takes_a_zombie_for_dead_and_leaves_what_the_living_write(tmp_path):
+    """A kernel whose worker was killed stays in the list of processes until the first of them asks after it."""
+    with subprocess.Popen(["true"]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        left, own = (tmp_path / f"{project.UNFINISHED}{number}-left" for number in (zombie.pid, os.getpid()))
+        for path in (left, own):
+            path.touch()
+        project.sweep([left, own])
+    assert [path for path in (left, own) if path.exists()] == [own]
+
+
 @pytest.fixture
 def small_disk(tmp_path_factory):
     """A disk of 256 kB."""
