@@ -16,8 +16,9 @@ def split(model, rows=1):
     """Return (features, tail) of a flat model, which share its weights, or None where it has no such maps.
 
     `features` turns images into the last maps (n, rows, columns, channels) with at least so many rows, before any
-    pooling, which would only make them coarser, and not those that padding adds a border to; `tail` turns these into
-    class scores (n, classes) before the softmax, whose slope would be zero where the model is sure.
+    pooling, which would only make them coarser, or Dropout behind it, and not those that padding adds a border to;
+    `tail` turns these into class scores (n, classes) before the softmax, whose slope would be zero where the model is
+    sure.
     """
     first = next((place for place, layer in enumerate(model.layers) if isinstance(layer, CONVOLUTIONS)), None)
     if first is None:
@@ -48,7 +49,7 @@ def heatmaps(model, images, classes, rows=1):
 
 
 def _has_maps(operation):
-    reshaping = any(kind in type(operation).__name__ for kind in ("Pooling", "Padding"))
+    reshaping = any(kind in type(operation).__name__ for kind in ("Pooling", "Padding", "Dropout"))
     return len(transfer.output(operation).shape) == 4 and not reshaping
 
 

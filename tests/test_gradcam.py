@@ -23,8 +23,8 @@ def cnn(last="dense", residual=False, resizing=False):
     x = layers.BatchNormalization(name="norm")(x)
     if residual:
         x = layers.Add(name="sum")([x, layers.Conv2D(6, 1)(x)])
-    x = layers.MaxPooling2D()(x)
-    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dropout(0.5)(layers.MaxPooling2D()(x))
+    x = layers.GlobalAveragePooling2D()(x)
     if last == "dense":
         return keras.Model(inputs, layers.Dense(10, activation="softmax", dtype="float32")(x))
     x = layers.Dense(10)(x)
