@@ -177,13 +177,14 @@ def robustness(model, split, limit):
 def comparison(runs):
     """Return a DataFrame with a row for each of {experiment: `training.Run`}: what was reached, at what cost.
 
-    The decks' numbers stand beside those of CIFAR-10, and of the digits in its place, not of other images.
+    The decks' numbers stand beside those of CIFAR-10, and of the digits in its place: not of other images, nor of
+    random weights where the deck has ImageNet's.
     """
     rows, others = [], False
     for name, run in runs.items():
         metrics, model, training = (run.record[part] for part in ("metrics", "model", "training"))
         deck = (run.record["reported"] or {}).get("accuracy")
-        others |= run.record["dataset"]["name"] not in ("cifar10", "digits")
+        others |= run.record["dataset"]["name"] not in ("cifar10", "digits") or run.record["pretrained"] == "random"
         rows.append({
             "experiment": name, "accuracy (%)": f"{100 * metrics['accuracy']['value']:.1f}",
             "95 % interval": f"{100 * metrics['accuracy']['low']:.1f}–{100 * metrics['accuracy']['high']:.1f}",

@@ -205,19 +205,21 @@ def test_robustness_is_the_accuracy_at_every_strength():
     assert len({value for values in found["accuracy"].values() for value in values}) > 3
 
 
-def run(dataset, weighted=0.5):
+def run(dataset, weighted=0.5, pretrained=None):
     """Return as much of a `training.Run` as a comparison reads."""
     metrics = {name: {"value": weighted, "low": 0.4, "high": 0.6} for name in NAMES}
     record = {"metrics": metrics, "model": {"trainable_parameters": 7}, "reported": {"accuracy": 0.7},
-              "dataset": {"name": dataset}, "latency": {"batch_1_ms": {"median": 1.0}},
+              "dataset": {"name": dataset}, "pretrained": pretrained, "latency": {"batch_1_ms": {"median": 1.0}},
               "training": {"history": {"accuracy": [0.5], "val_accuracy": [0.4]}, "epochs": 1, "seconds": 2.0}}
     return SimpleNamespace(record=record)
 
 
-@pytest.mark.parametrize(("dataset", "shown"), [("cifar10", True), ("digits", True), ("my photos", False)])
-def test_the_decks_are_compared_with_their_own_images_only(dataset, shown):
-    """Beside other images, their numbers would be claims that nobody made."""
-    table = evaluation.comparison({"A1": run(dataset)})
+@pytest.mark.parametrize(("dataset", "pretrained", "shown"), [
+    ("cifar10", None, True), ("digits", None, True), ("my photos", None, False), ("cifar10", "imagenet", True),
+    ("cifar10", "random", False)])  # fmt: skip
+def test_the_decks_are_compared_with_their_own_images_and_weights_only(dataset, pretrained, shown):
+    """Beside others, their numbers would be claims that nobody made."""
+    table = evaluation.comparison({"A1": run(dataset, pretrained=pretrained)})
     assert ("deck (%)" in table) is shown
     assert table.loc[0, "weighted F1"] == "0.500"
 
