@@ -4,6 +4,7 @@ Introduced in notebook 02.
 """
 
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -14,6 +15,10 @@ from lib import augmentation, corruptions, decks, evaluation, models, optimizers
 
 import keras
 import numpy as np
+
+# Our code that decides a result, as this process has loaded it: the files may be changed while it runs.
+OURS = [project.code_of(module.__file__) for module in (
+    augmentation, corruptions, evaluation, models, optimizers, transfer, sys.modules[__name__])]
 
 
 @dataclass(frozen=True)
@@ -219,16 +224,17 @@ def stage(study, model, data, recipe, callbacks=()):
     Its last checkpoint stays in the cache: a notebook that is run again, or was interrupted, goes on from there. With
     `study.retrain` it begins anew.
     """
-    key = _training_key(study, model, data, recipe, callbacks=_describe(callbacks))
+    key = _training_key(study, model, data, recipe, callbacks)
     path = project.CACHE / "checkpoints" / f"{key}.npz"
     if study.retrain:
         path.unlink(missing_ok=True)
     return fit(model, data, recipe, callbacks, study.seed, path)
 
 
-def _training_key(study, model, data, recipe, **settings):
-    plan = {**_decisive(study), "fingerprint": data.fingerprint, "settings": asdict(recipe), **settings}
-    return _key(plan, model, data)
+def _training_key(study, model, data, recipe, callbacks=()):
+    plan = {**_decisive(study), "fingerprint": data.fingerprint, "settings": asdict(recipe),
+            "callbacks": _describe(callbacks)}  # fmt: skip
+    return _key(plan, model, data, callbacks)
 
 
 def _decisive(study):
@@ -271,7 +277,7 @@ def experiment(study, name, model, data, recipe, callbacks=(), tail=None, inputs
     plan = {"experiment": name, **_decisive(study),
             "dataset": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
             "settings": asdict(recipe) | {"callbacks": _describe(callbacks), "views": views} | settings}  # fmt: skip
-    key = _key(plan, model, inputs)  # of what decides the result: the seconds that the trials took do not
+    key = _key(plan, model, inputs, callbacks)  # of what decides the result: the seconds that the trials took do not
     plan["settings"] |= {"chosen_from": chosen_from} if chosen_from else {}
     plan["dataset"]["classes"] = list(data.class_names)
     saved = records.folder(study.profile) / "models" / f"{name}.keras"
@@ -332,23 +338,45 @@ def _summary(record):
             f"{accuracy['high']:.1%}], {training['epochs']} epochs in {training['seconds']:.0f} s")
 
 
-def _key(plan, model, data):
-    """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, our code."""
-    digest = hashlib.sha256(repr((plan, _architecture(model), runtime.versions())).encode())
-    for array in (data.train.indices, data.validation.indices, data.test.indices, *model.get_weights()):
+def _key(plan, model, data, callbacks=()):
+    """Digest of all that decides a result: plan, splits, architecture, weights before training, versions, code."""
+    images = [getattr(data, part).digest() for part in ("train", "validation", "test")]
+    code = [OURS, *map(_code, callbacks)]
+    digest = hashlib.sha256(repr((plan, _architecture(model), images, runtime.versions(), code)).encode())
+    for array in model.get_weights():
         digest.update(np.ascontiguousarray(array))
-    for module in (augmentation, corruptions, evaluation, models, optimizers, transfer, sys.modules[__name__]):
-        digest.update(project.code_of(module.__file__).encode())
     return digest.hexdigest()[:16]
 
 
 def _architecture(model):
     """What a model is made of, without the names that Keras counts up in each session."""
-    place = {layer.name: index for index, layer in enumerate(model.layers)}
-    return [(type(layer).__name__,
-             _architecture(layer) if isinstance(layer, keras.Model) else layer.get_config() | {"name": None},
-             [place.get(tensor._keras_history.operation.name) for node in layer._inbound_nodes
-              for tensor in node.input_tensors]) for layer in model.layers]
+    operations = getattr(model, "operations", model.layers)  # such as the sum of two tensors, which is no layer
+    place = {part.name: index for index, part in enumerate(operations)}
+
+    def called(node):
+        values = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+        return [place.get(value._keras_history.operation.name) if isinstance(value, keras.KerasTensor) else repr(value)
+                for value in values]
+
+    def made(part):
+        return _architecture(part) if isinstance(part, keras.Model) else part.get_config() | {"name": None}
+
+    return [(type(part).__name__, _code(part), made(part), list(map(called, part._inbound_nodes)))
+            for part in operations]
+
+
+def _code(thing):
+    """The code of the methods of an object and of the functions it was given, where it is neither Keras' nor ours."""
+    functions = [value for value in (*vars(type(thing)).values(), *vars(thing).values())
+                 if inspect.isfunction(value) and value.__module__.partition(".")[0] not in ("keras", "lib")]
+    return [_text(function) for function in functions]
+
+
+def _text(function):
+    try:
+        return inspect.getsource(function)
+    except OSError:  # it comes from no file and no cell
+        return function.__code__.co_code
 
 
 def _kept(profile, name, key, saved):

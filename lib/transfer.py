@@ -13,7 +13,7 @@ import socket
 from dataclasses import replace
 
 from lib import models, project, runtime
-from lib.data import DataError
+from lib.data import DataError, keras_home
 
 import keras
 import numpy as np
@@ -48,11 +48,13 @@ def trunk(name, image_shape, size, weights="imagenet"):
     is the only thing that changes with it. Where they are neither in the Keras home nor to be downloaded, the trunk is
     random and `pretrained` says so: "imagenet" or "random".
 
-    Raises DataError where the name is unknown, a network of that size or with these weights cannot be built, or a
-    weights file is damaged.
+    Raises DataError where the name or the weights are unknown, a network of that size or with these weights cannot be
+    built, or a weights file is damaged.
     """
     if name not in known():
         raise DataError(f"there is no backbone {name}: choose one of {', '.join(known())}")
+    if weights not in ("imagenet", "random"):
+        raise DataError(f"weights is {weights!r}: choose imagenet or random")
     build = getattr(keras.applications, name)
     x = keras.Input(image_shape, dtype="uint8", name="image")
     for layer in (layers.Resizing(size, size, interpolation="bilinear", name="resize"), *preprocessing(name)):
@@ -82,8 +84,9 @@ def _settle(model):
 
 def _pretrained(name, build, x):
     """The network with its published weights on top of the tensor x, or None where they cannot be had."""
-    timeout = socket.getdefaulttimeout()
+    timeout, folder = socket.getdefaulttimeout(), keras_home() / "models"
     socket.setdefaulttimeout(10)  # Keras sets none, and would wait for ever
+    before, broke_off = {*folder.glob("*")}, f"the download of the ImageNet weights of {name} broke off"
     try:
         with runtime.quiet():
             if name not in ("MobileNet", "MobileNetV2"):
@@ -92,13 +95,18 @@ def _pretrained(name, build, x):
             model.set_weights(build(input_shape=(224, 224, 3), include_top=False, weights="imagenet").get_weights())
             return model
     except (ConnectionError, TimeoutError) as error:  # Keras deletes what it has not got to the end
-        raise DataError(f"the download of the ImageNet weights of {name} broke off ({error}): run again") from error
+        raise DataError(f"{broke_off} ({error}): run again") from error
     except OSError as error:  # a damaged file, or no space for one
         where = f"the ImageNet weights of {name} in the Keras home"
         raise DataError(f"{where} cannot be used ({error}): delete the file") from error
     except Exception as error:  # Keras raises a bare Exception when a download fails
         if "URL fetch failure" not in str(error):
             raise
+        if lost := before - {*folder.glob("*")}:  # Keras has deleted it to fetch it anew
+            what = f"{min(lost)} was damaged and could not be downloaded again"
+            raise DataError(f"{what}: put a whole file there") from error
+        if "retrieval incomplete" in str(error):
+            raise DataError(f"{broke_off} ({project.one_line(error)}): run again") from error
         return None
     finally:
         socket.setdefaulttimeout(timeout)
@@ -109,8 +117,8 @@ def freeze(model, until=None, batch_norm=False):
 
     A negative index counts from the end: -54 thaws the last 54 layers. Layer by layer, because `model.trainable = True`
     does not reach sub-layers when it was already True. A frozen BatchNormalization uses its moving statistics and does
-    not change them (Keras' rule for `trainable = False`); an unfrozen one normalises by the batch and moves them, also
-    when the model is called with `training=False`.
+    not change them (Keras' rule for `trainable = False`); an unfrozen one normalises by the batch and moves them in
+    `fit`, also in a model that was called with `training=False` to build another one.
     """
     thawed = set() if until is None else set(model.layers[until:])
     for layer in model.layers:
@@ -189,19 +197,14 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
     fingerprint = f"{data.fingerprint}-{_fingerprint(prefix)}"
     folder = project.CACHE / "features" / fingerprint
     splits = {part: getattr(data, part) for part in parts}
-    outputs = {part: _outputs(prefix, split.images, folder / f"{part}-{_rows(split)}.npy", batch_size)
+    outputs = {part: _outputs(prefix, split.images, folder / f"{part}-{split.digest()}.npy", batch_size)
                for part, split in splits.items()}
     splits = {part: split._replace(images=outputs[part]) for part, split in splits.items()}
     if mirrored:
-        path = folder / f"mirrored-{_rows(data.train)}.npy"
+        path = folder / f"mirrored-{data.train.digest()}.npy"
         flipped = _outputs(prefix, data.train.images[:, :, ::-1], path, batch_size)
         splits["train"] = splits["train"]._replace(mirrored=flipped)
     return replace(data, fingerprint=fingerprint, **splits)
-
-
-def _rows(split):
-    """Name the images of a split by their places in the original files."""
-    return hashlib.sha256(np.ascontiguousarray(split.indices, np.int64)).hexdigest()[:16]
 
 
 def _fingerprint(prefix):
@@ -253,12 +256,15 @@ def _make_room(size):
 
     A file that another process has mapped stays readable there until it lets go; what one is writing stays.
     """
+    if size > (limit := _limit()):
+        raise DataError(f"features of {size / 1e9:.1f} GB are more than the cache may hold: set STUDY_CACHE_GB to more "
+                        f"than {limit / 1e9:g}, or cached to False where the notebook has that parameter")
     project.sweep((project.CACHE / "features").rglob(".*"))
     known = []
     for path in [*(project.CACHE / "features").rglob("*.npy"), *(project.CACHE / "checkpoints").glob("*.npz")]:
         with contextlib.suppress(FileNotFoundError):  # another process makes room as well
             known.append((path.stat().st_mtime, path.stat().st_size, path))
-    excess = size + sum(length for _, length, _ in known) - _limit()
+    excess = size + sum(length for _, length, _ in known) - limit
     for _, length, path in sorted(entry for entry in known if not entry[2].name.startswith(".")):
         if excess <= 0:
             break

@@ -21,7 +21,7 @@ def test_a_network_from_scratch_has_its_parameters(name, parameters):
 ])  # fmt: skip
 def test_a_fine_tuned_network_has_its_parameters(backbone, notebook, head, parameters, trainable):
     """In all, and those that are trained: of the head alone, and with so many last layers of the trunk."""
-    trunk, _ = transfer.trunk(backbone, (32, 32, 3), 32, weights=None)
+    trunk, _ = transfer.trunk(backbone, (32, 32, 3), 32, weights="random")
     build, *options = head
     model = measurements.functions(notebook, images=measurements.ten_classes())[build](trunk, *options)
     assert model.count_params() == parameters

@@ -310,6 +310,45 @@ def test_the_key_knows_no_name_that_keras_made_up(noise):
     assert key() != key(units=5)
 
 
+def double(x):
+    return 2 * x
+
+
+class Tanh(layers.Layer):
+    """A layer as a reader may write one in a notebook."""
+
+    def call(self, inputs):
+        """Return the hyperbolic tangent."""
+        return keras.ops.tanh(inputs)
+
+
+def test_the_key_knows_what_is_no_layer_of_keras(noise):
+    """Operations on tensors, layers and functions of the reader's own."""
+    def key(change):
+        inputs = keras.Input((8, 8, 3), name="image")
+        model = keras.Model(inputs, layers.Dense(4, name="classes")(layers.Flatten(name="flat")(change(inputs))))
+        model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
+        return training._key({}, model, noise)
+
+    sine = type("Tanh", (layers.Layer,), {"call": lambda self, inputs: keras.ops.sin(inputs)})
+    changes = [keras.ops.relu, keras.ops.silu, lambda x: 0.5 * x, lambda x: 2 * x, lambda x: x + x,
+               lambda x: Tanh(name="own")(x), lambda x: sine(name="own")(x),
+               lambda x: layers.Activation(double, name="act")(x), lambda x: layers.Activation(abs, name="act")(x)]
+    keys = [key(change) for change in changes]
+    assert len(set(keys)) == len(changes)
+    assert [key(change) for change in changes] == keys
+
+
+def test_the_key_knows_the_functions_that_callbacks_call(noise):
+    def key(schedule):
+        return training._key({}, network(), noise, [keras.callbacks.LearningRateScheduler(schedule)])
+
+    keras.utils.set_random_seed(0)
+    first = key(lambda epoch: 0.1)
+    keras.utils.set_random_seed(0)
+    assert key(lambda epoch: 0.2) != first
+
+
 @pytest.mark.parametrize("changed", [{"min_delta": 0.1}, {"start_from_epoch": 3}, {"baseline": 0.5}, {"mode": "max"}])
 def test_the_key_knows_what_the_callbacks_are_set_to(changed):
     """And not what they have seen: Keras turns the sign of min_delta at first use."""
@@ -508,9 +547,11 @@ def test_another_start_or_recipe_is_trained_again(lab, study, noise, reports, mo
     plain = replace(RECIPE, epochs=1, batch_size=40)
     assert lab(plain)[2] == 1
     assert lab(plain)[2] == 0
-    other = replace(noise, train=noise.train.take(slice(39, None, -1)))
+    others = [noise.train.take(slice(39, None, -1)), noise.train._replace(images=255 - noise.train.images),
+              noise.train._replace(labels=noise.train.labels[::-1])]
     for change in ({"recipe": replace(plain, learning_rate=0.01)}, {"seed": 1}, {"image_size": 96},
-                   {"study": replace(study, precision="other")}, {"dataset": other}):
+                   {"study": replace(study, precision="other")}, *({"dataset": replace(noise, train=other)}
+                                                                   for other in others)):
         assert lab(**{"recipe": plain} | change)[2] == 1, change
     assert lab(plain)[2] == 1
     assert lab(plain, study=replace(study, retrain=True))[2] == 1
@@ -518,8 +559,9 @@ def test_another_start_or_recipe_is_trained_again(lab, study, noise, reports, mo
     for lost in ("models/A1.keras", "predictions/A1.npz"):
         (reports / "smoke" / lost).unlink()
         assert lab(plain)[2] == 1, lost
-    code = project.code_of
-    monkeypatch.setattr(project, "code_of", lambda path: code(path) + ("changed" if "training" in path else ""))
+    monkeypatch.setattr(project, "code_of", lambda path: "edited while this process runs what it has loaded")
+    assert lab(plain)[2] == 0
+    monkeypatch.setattr(training, "OURS", [*training.OURS, "changed"])
     assert lab(plain)[2] == 1
 
 

@@ -22,7 +22,7 @@ WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 @pytest.fixture(scope="module")
 def mobilenet():
     """A random MobileNetV2 for 32×32 images."""
-    trunk, pretrained = transfer.trunk("MobileNetV2", (32, 32, 3), 32, weights=None)
+    trunk, pretrained = transfer.trunk("MobileNetV2", (32, 32, 3), 32, weights="random")
     assert pretrained == "random"
     return trunk
 
@@ -87,7 +87,7 @@ def test_an_unknown_backbone_lists_the_known_ones():
     ("VGG16", "block4_conv3", 6), ("MobileNetV2", "block_15_expand", 20)])
 def test_the_upper_half_holds_half_of_the_weights(name, first, thawed, mobilenet):
     """And begins where one tensor carries everything, so that what lies below can be cached."""
-    trunk = mobilenet if name == "MobileNetV2" else transfer.trunk(name, (32, 32, 3), 32, weights=None)[0]
+    trunk = mobilenet if name == "MobileNetV2" else transfer.trunk(name, (32, 32, 3), 32, weights="random")[0]
     index = transfer.upper_half(trunk)
     assert (trunk.layers[index].name, len(trunk.layers) - index) == (first, thawed)
     assert index in [count for count, _ in transfer.cuts(trunk)]
@@ -98,7 +98,7 @@ def test_the_upper_half_holds_half_of_the_weights(name, first, thawed, mobilenet
 @pytest.mark.parametrize(("wanted", "count"), [(2, 2), (0, 6), (54, 6), (18, 6)])
 def test_so_many_layers_are_thawed_as_leave_a_frozen_start(wanted, count):
     """Or the upper half of the weights: VGG16 has 22 layers here, and the first with weights is the fifth."""
-    trunk, _ = transfer.trunk("VGG16", (32, 32, 3), 32, weights=None)
+    trunk, _ = transfer.trunk("VGG16", (32, 32, 3), 32, weights="random")
     assert transfer.last_layers(trunk, wanted) == count
     transfer.freeze(trunk, until=-transfer.last_layers(trunk, 17))
     assert len(transfer.split(trunk)[0].layers) == 5
@@ -107,13 +107,13 @@ def test_so_many_layers_are_thawed_as_leave_a_frozen_start(wanted, count):
 def test_a_size_too_small_for_a_backbone_is_one_line():
     """It halves the image until nothing is left; Keras says so."""
     with pytest.raises(data.DataError, match="InceptionV3 cannot be built for 32 pixels: Comp") as error:
-        transfer.trunk("InceptionV3", (32, 32, 3), 32, weights=None)
+        transfer.trunk("InceptionV3", (32, 32, 3), 32, weights="random")
     one_line(error)
 
 
 def test_images_are_enlarged_inside_the_model():
     """To the size that was asked for, bilinearly; a constant image stays constant."""
-    trunk, _ = transfer.trunk("MobileNetV2", (32, 32, 3), 64, weights=None)
+    trunk, _ = transfer.trunk("MobileNetV2", (32, 32, 3), 64, weights="random")
     resized = keras.Model(trunk.input, trunk.get_layer("resize").output)
     assert resized.output_shape == (None, 64, 64, 3)
     assert trunk.output_shape == (None, 2, 2, 1280)
@@ -208,7 +208,7 @@ def test_the_cut_is_never_inside_a_residual(first, cut):
 
 def test_blocks_that_add_without_a_layer_are_not_cut_either():
     """ConvNeXt's `+` is no layer, and its stem and its halvings are models of their own."""
-    trunk, _ = transfer.trunk("ConvNeXtTiny", (32, 32, 3), 32, weights=None)
+    trunk, _ = transfer.trunk("ConvNeXtTiny", (32, 32, 3), 32, weights="random")
     x = layers.GlobalAveragePooling2D()(trunk.output)
     model = keras.Model(trunk.input, layers.Dense(10, activation="softmax")(x))
     for last in (48, 54, 0):
@@ -344,9 +344,10 @@ def test_the_cache_is_computed_once(prefix, noise, cache):
 def test_other_images_are_not_mistaken_for_cached_ones(prefix, noise, cache):
     """Though they be as many."""
     transfer.cache(prefix, noise)
-    other = replace(noise, test=noise.test.take(slice(11, None, -1)))
-    expected = prefix.predict(other.test.images, verbose=0)
-    np.testing.assert_allclose(transfer.cache(prefix, other).test.images, expected, rtol=5e-4, atol=1e-5)
+    for test in (noise.test.take(slice(11, None, -1)), noise.test._replace(images=255 - noise.test.images)):
+        expected = prefix.predict(test.images, verbose=0)
+        found = transfer.cache(prefix, replace(noise, test=test)).test.images
+        np.testing.assert_allclose(found, expected, rtol=5e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
@@ -419,6 +420,16 @@ def test_a_limit_that_is_no_number_is_one_line(prefix, noise, cache, monkeypatch
         transfer.cache(prefix, noise)
 
 
+def test_features_beyond_the_limit_delete_nothing(prefix, noise, cache, monkeypatch):
+    """No room that could be made would do."""
+    transfer.cache(prefix, noise, parts=("test",))
+    before = files(cache)
+    monkeypatch.setenv("STUDY_CACHE_GB", "0.00001")
+    with pytest.raises(data.DataError, match=r"^features of 0\.0 GB are more than the cache may hold: "):
+        transfer.cache(prefix, noise, parts=("train",))
+    assert files(cache) == before
+
+
 def test_a_disk_that_fills_up_is_one_line(prefix, noise, cache, full_disk):
     """And leaves nothing behind."""
     with full_disk(2000):
@@ -440,6 +451,7 @@ def home(tmp_path, monkeypatch):
     from keras.src.backend import config
 
     monkeypatch.setattr(config, "_KERAS_DIR", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep these proxies for all tests to come
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
@@ -470,6 +482,21 @@ def test_a_damaged_weights_file_is_one_line(home, content):
     assert "delete the file" in str(error.value)
 
 
+def test_a_damaged_weights_file_that_keras_deletes_is_one_line(home):
+    """It knows the hash of this one, and fetches it anew, which fails here."""
+    (home / "models").mkdir()
+    path = home / "models" / "efficientnetb0_notop.h5"
+    path.write_bytes(b"not a weights file")
+    with pytest.raises(data.DataError, match="was damaged and could not be downloaded again") as error:
+        transfer.trunk("EfficientNetB0", (32, 32, 3), 32)
+    assert str(path) in one_line(error)
+
+
+def test_misspelt_weights_are_not_taken_for_random_ones():
+    with pytest.raises(data.DataError, match=r"^weights is 'imagnet': choose imagenet or random$"):
+        transfer.trunk("MobileNetV2", (32, 32, 3), 32, "imagnet")
+
+
 def test_an_output_beyond_float16_is_refused(noise):
     """It would become infinite in the cache."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
@@ -478,7 +505,11 @@ def test_an_output_beyond_float16_is_refused(noise):
         transfer.cache(prefix, noise)
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), TimeoutError("timed out")])
+SHORT = Exception("URL fetch failure on https://host: None -- retrieval incomplete: got only 5 out of 10 bytes")
+
+
+@pytest.mark.parametrize("error", [
+    ConnectionResetError(104, "Connection reset by peer"), TimeoutError("timed out"), SHORT])  # fmt: skip
 def test_a_download_that_breaks_off_says_so(error):
     """There is no file to delete: Keras has done that."""
     def build(**settings):
