@@ -17,6 +17,14 @@ def photos(*shape):
     return np.uint8(np.interp(rough, (rough.min(), rough.max()), (0, 255)))
 
 
+def test_strengths_are_those_of_cifar_10_c():
+    """As the authors' make_cifar_c.py has them."""
+    assert corruptions.STRENGTHS == {
+        "noise": (0.04, 0.06, 0.08, 0.09, 0.10), "blur": (0.4, 0.6, 0.7, 0.8, 1),
+        "brightness": (0.05, 0.1, 0.15, 0.2, 0.3), "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+        "JPEG": (80, 65, 58, 50, 40)}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(3, 32, 32, 3), (2, 40, 24, 3), (1, 8, 8, 1)])
 def test_corrupted_images_have_the_same_form_and_come_again(kind, shape):

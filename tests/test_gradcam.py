@@ -103,6 +103,16 @@ def test_each_map_shows_where_its_own_class_is():
     assert heat[0].max() == heat[1].max() == 1 and not heat[2].any()  # no blue: no map, and no division by zero
 
 
+def test_what_speaks_against_a_class_does_not_count():
+    """Of the slopes 1 and −1 only the first has a weight: the places have 2, 1 and −2 of its map."""
+    inputs = keras.Input((3, 1, 2))
+    maps = layers.DepthwiseConv2D(1, depthwise_initializer="ones")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, "softmax")(layers.GlobalAveragePooling2D()(maps)))
+    model.layers[-1].set_weights([np.array([[1, 0], [-1, 0]]), np.zeros(2)])
+    heat = gradcam.heatmaps(model, np.float32([[[[2, 1]], [[1, 0]], [[-2, -3]]]]), [0])
+    assert heat.tolist() == [[[1], [0.5], [0]]]
+
+
 def test_resizing_has_no_layer_act_as_in_training():
     """In Keras 3.15 it does in a direct call, and a network whose BatchNorm was trained then sees nothing."""
     plain, resized = cnn(), cnn(resizing=True)

@@ -27,6 +27,13 @@ def made_up(classes, images=1000):
                            history=history, record={})
 
 
+def known():
+    """Return a `training.Run` with the answers to five images of class 0, two of them wrong, and one of class 1."""
+    run, first = made_up(2), np.array([0.95, 0.95, 0.75, 0.45, 0.35, 0.05])
+    run.probabilities, run.labels = np.stack([first, 1 - first], axis=1), np.array([0, 0, 0, 0, 0, 1])
+    return run
+
+
 def overlapping(fig, artists):
     """Return the pairs of artists that are drawn over each other."""
     fig.draw_without_rendering()
@@ -84,3 +91,30 @@ def test_a_single_epoch_is_seen():
     fig = plots.learning_curves({"A": history}, "Curves")
     assert {line.get_marker() for axis in fig.axes for line in axis.lines} == {".", "o"}
     assert all(tick == int(tick) for axis in fig.axes for tick in axis.get_xticks())
+
+
+def test_the_surest_error_comes_first():
+    """Under its classes and its confidence."""
+    pictures = np.arange(6)[:, None, None, None] * np.ones((8, 8, 1))
+    (axis,) = plots.errors(known(), pictures, "ab", "All").axes
+    assert [text.get_text() for text in axis.texts] == ["a\n→ b\n65%", "a\n→ b\n55%"]
+    assert [drawn.get_array().max() for drawn in axis.images] == [4, 3]
+
+
+def test_a_dashboard_shows_shares_of_each_true_class_and_of_each_kind_of_answer():
+    """Rows of the confusion matrix, and bars of the histograms, sum to 100 %."""
+    axes = plots.dashboard(known(), ("a", "b"), "All").axes
+    assert [text.get_text() for text in axes[2].texts] == ["60", "40", "0", "100"]
+    bars = {patch.get_label(): patch.get_data().values for patch in axes[6].patches}
+    found = {kind: {int(place): values[place] for place in np.flatnonzero(values)} for kind, values in bars.items()}
+    assert found == {"right answers": {11: 25, 14: 75}, "wrong answers": {8: 50, 9: 50}}
+
+
+def test_of_many_classes_those_of_the_lowest_f1_are_shown():
+    """The lowest first: of 21 with an image each, 4 is taken for 7."""
+    run, answers = made_up(21), np.arange(21)
+    run.labels, answers[4] = np.arange(21), 7
+    run.probabilities = np.eye(21)[answers]
+    classes = plots.dashboard(run, [str(number) for number in range(21)], "All").axes[3]
+    assert [label.get_text() for label in classes.get_yticklabels()][:3] == ["4", "7", "0"]
+    assert classes.lines[2].get_xdata().tolist() == [0, 0.667] + 18 * [1]

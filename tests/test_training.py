@@ -844,16 +844,18 @@ def test_a_quarter_turn_turns_the_image():
     assert augmentation.turn_images(images, 0, 0, None) is images
 
 
-def test_zoom_enlarges_and_shrinks_about_the_centre():
-    """By up to the share that is asked for."""
-    class Always:
+@pytest.mark.parametrize(("rotation", "zoom", "extreme", "middle"), [
+    (90, 0, min, [[46, 32, 18], [48, 34, 20], [50, 36, 22]]), (90, 0, max, [[22, 36, 50], [20, 34, 48], [18, 32, 46]]),
+    (0, 0.5, min, [[2, 6, 10], [30, 34, 38], [58, 62, 66]]), (0, 1, max, [[26, 27, 28], [33, 34, 35], [40, 41, 42]]),
+])  # fmt: skip
+def test_images_turn_either_way_and_shrink_and_grow_about_their_centre(rotation, zoom, extreme, middle):
+    """Also where they are wider than high: 18 20 22, 32 34 36 and 46 48 50 are the rows of the middle before."""
+    class Extreme:
         def uniform(self, low, high, count):
-            return np.full(count, high)
+            return np.full(count, extreme(low, high))
 
-    images = np.zeros((1, 9, 9, 1), np.uint8)
-    images[0, 3:6, 3:6] = 255
-    assert augmentation.turn_images(images, 0, 0.9, Always())[..., 0].sum() > 2 * images.sum()
-    assert (augmentation.turn_images(images, 20, 0.2, np.random.default_rng(0)).max()) > 200
+    images = np.arange(0, 70, 2, dtype=np.uint8).reshape(1, 5, 7, 1)
+    assert augmentation.turn_images(images, rotation, zoom, Extreme())[0, 1:4, 2:5, 0].tolist() == middle
 
 
 def test_cutout_blanks_one_square_in_each_image():
@@ -865,3 +867,6 @@ def test_cutout_blanks_one_square_in_each_image():
     assert sizes.min() >= 3
     assert len({tuple(np.argwhere(each)[0]) for each in changed if each.any()}) > 10
     assert augmentation.cut_out(images, 0, None) is images
+    small = np.uint8([[[[0, 8], [10, 8]], [[20, 8], [30, 12]]], [[[1, 1], [1, 1]], [[1, 1], [1, 5]]]])
+    covered = augmentation.cut_out(small, 4, np.random.default_rng(1))
+    assert covered.reshape(2, 4, 2).tolist() == [4 * [[15, 9]], 4 * [[1, 2]]]
