@@ -189,10 +189,11 @@ def cache(prefix, data, parts=("train", "validation", "test"), mirrored=False, b
 
     Leave "test" out of `parts` where a choice is made: its images then stay what they are. With `mirrored` the outputs
     of the mirrored training images are kept too. float16 rounds a value by at most 0.05 %, from 0.00006 on. What was
-    used longest ago is deleted where all features together would exceed the limit: the environment variable
-    STUDY_CACHE_GB, or 30.
+    used longest ago is deleted where all features, and the checkpoints of trainings that were broken off, together
+    would exceed the limit: the environment variable STUDY_CACHE_GB, or 30.
 
-    Raises DataError where there is no space for the cache, the limit is no number, or an output exceeds float16.
+    Raises DataError where there is no space for the cache, the limit is no number or too small for a single file, or
+    an output exceeds float16.
     """
     fingerprint = f"{data.fingerprint}-{_fingerprint(prefix)}"
     folder = project.CACHE / "features" / fingerprint
